@@ -1,0 +1,120 @@
+"""What an agent is. It meets the environment through Gymnasium's interface alone: spaces, reset, step, action_masks.
+
+The least that a new agent needs is `predict`; one that learns overrides `learn_from` (a transition at a time) or `learn`.
+Its choices must follow from its seed and from what it is shown, so that interrupted runs can be resumed.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from tying.config import build, config, to_dict
+from tying.files import replacing
+
+Diagnostics = dict[str, float | list[float]]
+Callback = Callable[["Agent"], bool | None]
+
+
+@config
+class NoConfig:
+    """An agent without hyper-parameters."""
+
+
+class Agent:
+    """A policy over tying decisions.
+
+    Args:
+        env: The environment that it will decide in; its spaces are read, it is not stepped.
+        seed: Of the agent's own randomness.
+        hyperparameters: Fields of the class's `Config`.
+
+    Attributes:
+        Config: A configuration class (`tying.config`) with the hyper-parameters; the command line offers its fields.
+        action_spaces: The kinds of action space that it can decide in.
+        env_settings: Settings of the environment that it works best with; they stand below the person's own.
+    """
+
+    Config: ClassVar[type] = NoConfig
+    action_spaces: ClassVar[tuple[type[spaces.Space[Any]], ...]] = (spaces.Discrete, spaces.MultiDiscrete)
+    env_settings: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
+        self.env = env
+        self.seed = seed
+        self.config: Any = build(self.Config, hyperparameters, "agent.")
+
+    def predict(
+        self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False
+    ) -> Any:
+        """Return an action.
+
+        Args:
+            observation: The environment's flat float32 observation.
+            action_masks: True for each legal action, flat over all components; None: all are.
+            deterministic: Take the best known action, without exploring.
+        """
+        raise TypeError(f"{type(self).__name__} does not define predict")
+
+    def learn(self, env: gymnasium.Env[Any, Any], decisions: int, callback: Callback | None = None) -> Self:
+        """Decide `decisions` times, learning on the way; runs that end are followed by new ones.
+
+        Args:
+            env: An environment with the spaces of the one that the agent was made for.
+            decisions: Number of environment steps.
+            callback: Called after every decision; returning False stops.
+        """
+        observation, _ = env.reset(seed=self.seed)
+        for index in range(decisions):
+            action = self.predict(observation, masks_of(env))
+            following, reward, terminated, truncated, _ = env.step(action)
+            self.learn_from(observation, action, float(reward), following, terminated)
+            observation = following
+            if callback is not None and callback(self) is False:
+                break
+            if (terminated or truncated) and index + 1 < decisions:
+                observation, _ = env.reset()
+        return self
+
+    def learn_from(
+        self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
+    ) -> None:
+        """Take in one transition; does nothing unless an agent overrides it."""
+
+    def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
+        """Return what the agent thinks at an observation: Q-values, probabilities, ...; must not draw random numbers."""
+        return {}
+
+    def metrics(self) -> dict[str, float]:
+        """Return figures of its learning that came up since the last call, by TensorBoard tag."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Write the agent to a folder that does not exist yet."""
+        with replacing(folder) as temporary:
+            temporary.mkdir(parents=True)
+            facts = {"seed": self.seed, "hyperparameters": to_dict(self.config)}
+            (temporary / "agent.json").write_text(json.dumps(facts, indent=2))
+            self._save_state(temporary)
+
+    def load(self, folder: Path) -> None:
+        """Take over what an agent with the same spaces and hyper-parameters saved."""
+        self._load_state(folder)
+
+    def _save_state(self, folder: Path) -> None:
+        """Write what was learned."""
+
+    def _load_state(self, folder: Path) -> None:
+        """Read what was learned."""
+
+
+def masks_of(env: gymnasium.Env[Any, Any]) -> np.ndarray | None:
+    """Return the environment's action masks, None when it has none."""
+    if not env.has_wrapper_attr("action_masks"):
+        return None
+    masks: np.ndarray = env.get_wrapper_attr("action_masks")()
+    return masks

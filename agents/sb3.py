@@ -1,0 +1,224 @@
+"""Agents from stable-baselines3 and sb3-contrib behind a thin adapter.
+
+Their own defaults are made for millions of cheap steps; these are made for hundreds of dear ones: small networks, updates
+every few decisions, several gradient steps for each, a replay buffer and a target network that matter from the start.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+
+from agents.base import Agent, Callback, Diagnostics
+from tying.config import config, setting, to_dict
+
+
+@config
+class DQNConfig:
+    """Hyper-parameters of DQN."""
+
+    learning_rate: float = setting(1e-3, "Adam's learning rate [> 0]", gt=0)
+    gamma: float = setting(0.9, "discount per decision; a decision shows its effect within a few windows [0 to 1]", ge=0, le=1)
+    width: int = setting(64, "units in each of two hidden layers [>= 1]", ge=1)
+    buffer_size: int = setting(10_000, "transitions kept; all of any run [>= 1]", ge=1)
+    learning_starts: int = setting(8, "decisions at random before the first update [>= 0]", ge=0)
+    batch_size: int = setting(32, "transitions in an update [>= 1]", ge=1)
+    gradient_steps: int = setting(8, "updates per decision; decisions are dear, updates cheap [>= 1]", ge=1)
+    target_update_interval: int = setting(20, "decisions between copies to the target network [>= 1]", ge=1)
+    exploration_fraction: float = setting(0.4, "share of the decisions over which epsilon falls [above 0 to 1]", gt=0, le=1)
+    exploration_final_eps: float = setting(0.05, "epsilon at the end [0 to 1]", ge=0, le=1)
+
+
+@config
+class PPOConfig:
+    """Hyper-parameters of PPO, masked or not."""
+
+    learning_rate: float = setting(3e-3, "Adam's learning rate [> 0]", gt=0)
+    gamma: float = setting(0.9, "discount per decision; a decision shows its effect within a few windows [0 to 1]", ge=0, le=1)
+    width: int = setting(64, "units in each of two hidden layers [>= 1]", ge=1)
+    n_steps: int = setting(16, "decisions between updates [>= 2]", ge=2)
+    batch_size: int = setting(16, "decisions in a mini-batch; at most n_steps are used [>= 2]", ge=2)
+    n_epochs: int = setting(10, "passes over them in an update [>= 1]", ge=1)
+    gae_lambda: float = setting(0.9, "bias against variance of the advantage [0 to 1]", ge=0, le=1)
+    ent_coef: float = setting(0.01, "weight of the policy's entropy [>= 0]", ge=0)
+    clip_range: float = setting(0.2, "largest change of a probability ratio in an update [> 0]", gt=0)
+
+
+@config
+class A2CConfig:
+    """Hyper-parameters of A2C."""
+
+    learning_rate: float = setting(3e-3, "RMSprop's learning rate [> 0]", gt=0)
+    gamma: float = setting(0.9, "discount per decision; a decision shows its effect within a few windows [0 to 1]", ge=0, le=1)
+    width: int = setting(64, "units in each of two hidden layers [>= 1]", ge=1)
+    n_steps: int = setting(4, "decisions between updates [>= 1]", ge=1)
+    gae_lambda: float = setting(0.9, "bias against variance of the advantage [0 to 1]", ge=0, le=1)
+    ent_coef: float = setting(0.01, "weight of the policy's entropy [>= 0]", ge=0)
+
+
+class _Collector(KVWriter):
+    """Keeps what a model logs until the run's records ask for it."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Take the numbers; pictures and texts are left out."""
+        self.values |= {k: float(v) for k, v in key_values.items() if isinstance(v, (int, float, np.number))}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Stop(BaseCallback):
+    """Ends learning after the asked number of decisions: an extra one would train a whole window of a new model."""
+
+    def __init__(self, agent: "SB3Agent", decisions: int, callback: Callback | None) -> None:
+        super().__init__()
+        self.agent = agent
+        self.decisions = decisions
+        self.callback = callback
+
+    def _on_step(self) -> bool:
+        # DQN dumps its figures at the end of an episode only, which is the end of the run.
+        self.logger.dump(self.num_timesteps)
+        go_on = self.callback is None or self.callback(self.agent) is not False
+        return go_on and self.n_calls < self.decisions
+
+
+class SB3Agent(Agent):
+    """A stable-baselines3 model as an agent; subclasses say which and with what defaults."""
+
+    algorithm: ClassVar[type[BaseAlgorithm]]
+
+    def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
+        super().__init__(env, seed, **hyperparameters)
+        self._collector = _Collector()
+        # Policies are tiny: the CPU is faster than any GPU for them, and leaves it to the Transformer.
+        self.model = self.algorithm("MlpPolicy", Monitor(env), seed=seed, device="cpu", **self._arguments())
+        self.model.set_logger(Logger(folder=None, output_formats=[self._collector]))
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments = to_dict(self.config)
+        width = arguments.pop("width")
+        return {**arguments, "policy_kwargs": {"net_arch": [width, width]}}
+
+    def learn(self, env: gymnasium.Env[Any, Any], decisions: int, callback: Callback | None = None) -> Self:
+        """See Agent.learn."""
+        if env is not self.env:
+            self.env = env
+            self.model.set_env(Monitor(env))
+        self.model.learn(decisions, callback=_Stop(self, decisions, callback), log_interval=1)
+        return self
+
+    def predict(
+        self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False
+    ) -> Any:
+        """See Agent.predict; masks are not known to these models, every action is legal without."""
+        action, _ = self.model.predict(observation, deterministic=deterministic)
+        return action
+
+    def metrics(self) -> dict[str, float]:
+        """Return what the model logged, under its own tags (`rollout/`, `train/`, `time/`)."""
+        values, self._collector.values = self._collector.values, {}
+        return values
+
+    def _tensor(self, observation: np.ndarray) -> torch.Tensor:
+        tensor, _ = self.model.policy.obs_to_tensor(observation)
+        assert isinstance(tensor, torch.Tensor)  # the observation space is a Box
+        return tensor
+
+    def _save_state(self, folder: Path) -> None:
+        self.model.save(folder / "model.zip")
+
+    def _load_state(self, folder: Path) -> None:
+        self.model.set_parameters(str(folder / "model.zip"), device="cpu")
+
+
+class DQNAgent(SB3Agent):
+    """Deep Q-network (Mnih et al. 2015). It knows no masks: several of its actions may mean the same."""
+
+    Config = DQNConfig
+    action_spaces = (spaces.Discrete,)
+    algorithm = DQN
+    model: DQN
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), "train_freq": 1}
+
+    @torch.no_grad()
+    def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
+        """Return the Q-value of every action, and epsilon."""
+        values = self.model.q_net(self._tensor(observation))[0]
+        return {"q": values.tolist(), "epsilon": float(self.model.exploration_rate)}
+
+    def _save_state(self, folder: Path) -> None:
+        super()._save_state(folder)
+        self.model.save_replay_buffer(folder / "replay_buffer.pkl")
+
+    def _load_state(self, folder: Path) -> None:
+        super()._load_state(folder)
+        self.model.load_replay_buffer(folder / "replay_buffer.pkl")
+
+
+class _PolicyAgent(SB3Agent):
+    """What PPO, A2C and MaskablePPO have in common: a policy with probabilities and a value."""
+
+    def _distribution(self, observation: torch.Tensor, action_masks: np.ndarray) -> Any:
+        return self.model.policy.get_distribution(observation)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
+        """Return the probability of every action (all components in a row), the policy's entropy and the value."""
+        tensor = self._tensor(observation)
+        distribution = self._distribution(tensor, action_masks)
+        entropy = float(distribution.entropy().sum())
+        inner = getattr(distribution, "distributions", None) or distribution.distribution
+        parts = inner if isinstance(inner, list) else [inner]
+        probabilities = torch.cat([part.probs[0] for part in parts])
+        value = float(self.model.policy.predict_values(tensor))  # type: ignore[operator]
+        return {"probability": probabilities.tolist(), "policy_entropy": entropy, "value": value}
+
+
+class PPOAgent(_PolicyAgent):
+    """Proximal policy optimisation (Schulman et al. 2017)."""
+
+    Config = PPOConfig
+    algorithm = PPO
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments = super()._arguments()
+        return {**arguments, "batch_size": min(arguments["batch_size"], arguments["n_steps"])}
+
+
+class MaskablePPOAgent(PPOAgent):
+    """PPO that gives illegal actions no probability (Huang & Ontañón 2022)."""
+
+    algorithm = MaskablePPO
+    model: MaskablePPO
+
+    def predict(
+        self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False
+    ) -> Any:
+        """See Agent.predict."""
+        action, _ = self.model.predict(observation, deterministic=deterministic, action_masks=action_masks)
+        return action
+
+    def _distribution(self, observation: torch.Tensor, action_masks: np.ndarray) -> Any:
+        return self.model.policy.get_distribution(observation, action_masks=action_masks)
+
+
+class A2CAgent(_PolicyAgent):
+    """Advantage actor-critic (Mnih et al. 2016)."""
+
+    Config = A2CConfig
+    algorithm = A2C

@@ -1,0 +1,140 @@
+"""Action modes: how a number from the agent becomes a Pointers value.
+
+To add one, write its class and a line in `_MODES`.
+
+Masks leave exactly one action for each pattern that can be reached in a decision, so legal actions never mean the same.
+Every action inside the space is legal without masks too.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium import spaces
+
+from tying.errors import InputError
+from tying.pointers import Pointers
+
+
+class ActionMode(Protocol):
+    """What an action mode answers; `cursor` is the layer whose turn it is."""
+
+    space: spaces.Space[Any]
+
+    def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
+        """Return the pattern after an action."""
+        ...
+
+    def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return which actions are legal: bool, flat over all components of the space."""
+        ...
+
+    def unchanged(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return the masks that leave only the action that changes nothing."""
+        ...
+
+    def layer(self, action: Any, cursor: int) -> int | None:
+        """Return the layer that an action decides; None for several."""
+        ...
+
+
+class Cursor:
+    """One layer's turn at a time, 1 to L-1 over and over. Discrete(L): j < layer joins j's group, j >= layer owns."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.space = spaces.Discrete(num_layers)
+
+    def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
+        """Return the pattern after an action."""
+        return pointers.move(cursor, min(int(action), cursor))
+
+    def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return True for the roots before the cursor, and for the cursor itself (own weights)."""
+        masks = np.zeros(len(pointers), dtype=bool)
+        masks[[root for root in pointers.roots if root < cursor]] = True
+        masks[cursor] = True
+        return masks
+
+    def unchanged(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return True for the pointer that the cursor's layer has now."""
+        masks = np.zeros(len(pointers), dtype=bool)
+        masks[pointers[cursor]] = True
+        return masks
+
+    def layer(self, action: Any, cursor: int) -> int | None:
+        """Return the cursor."""
+        return cursor
+
+
+class Pair:
+    """Any layer and its target at once. Discrete(L(L+1)/2): (0,0), (1,0), (1,1), (2,0), ... as in the published code."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.pairs = [(layer, target) for layer in range(num_layers) for target in range(layer + 1)]
+        self.space = spaces.Discrete(len(self.pairs))
+
+    def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
+        """Return the pattern after an action."""
+        return pointers.move(*self.pairs[int(action)])
+
+    def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return True for (0,0), which changes nothing, and for every pair that changes something, once."""
+        roots = set(pointers.roots)
+        return np.array(
+            [
+                (layer, target) == (0, 0)
+                or (target == layer and layer not in roots)
+                or (target != layer and target in roots and pointers[layer] != target)
+                for layer, target in self.pairs
+            ]
+        )
+
+    def unchanged(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return True for (0,0) alone."""
+        masks = np.zeros(len(self.pairs), dtype=bool)
+        masks[0] = True
+        return masks
+
+    def layer(self, action: Any, cursor: int) -> int | None:
+        """Return the layer of the pair."""
+        return self.pairs[int(action)][0]
+
+
+class Joint:
+    """Every layer at once. MultiDiscrete([1, 2, ..., L]): layer i gives a target 0 to i; targets may be tied themselves."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.space = spaces.MultiDiscrete(np.arange(1, num_layers + 1))
+
+    def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
+        """Return the pattern that the action spells out, whatever the pattern was."""
+        resolved: list[int] = []
+        for layer, target in enumerate(int(a) for a in action):
+            resolved.append(layer if target == layer else resolved[target])
+        return Pointers(resolved)
+
+    def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return all True: what an entry means depends on the others, so none can be left out on its own."""
+        return np.ones(int(self.space.nvec.sum()), dtype=bool)
+
+    def unchanged(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return True for every layer's present pointer."""
+        return np.concatenate([np.arange(layer + 1) == root for layer, root in enumerate(pointers)])
+
+    def layer(self, action: Any, cursor: int) -> int | None:
+        """Return None: all layers are decided."""
+        return None
+
+
+_MODES: dict[str, Callable[[int], ActionMode]] = {"cursor": Cursor, "pair": Pair, "joint": Joint}
+
+
+def make(name: str, num_layers: int) -> ActionMode:
+    """Return the action mode of a name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if name not in _MODES:
+        raise InputError(f"action_mode {name!r}: allowed are {', '.join(_MODES)}")
+    return _MODES[name](num_layers)

@@ -1,0 +1,181 @@
+"""LayerTyingEnv: the environment in which a Transformer is trained."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from envs.base import Backend, EnvConfig, Trained, TyingEnv
+from envs.presets import Setup, preset
+from tying import checkpoint
+from tying.config import build, known_fields, to_dict, unknown
+from tying.data import TokenData, prepare
+from tying.errors import InputError
+from tying.pointers import Pointers
+from tying.records import Window
+from tying.statistics import gradient_norms, similarities
+from tying.trainer import Iteration, Trainer
+
+
+class TrainingBackend:
+    """A run of a Trainer; data are read and the model is built when the first window asks for them.
+
+    Args:
+        setup: Model, data, trainer and binding.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.num_layers = setup.model.num_layers
+        self.num_iterations = setup.trainer.iterations
+        self.trainer: Trainer | None = None
+        self.on_iteration: Callable[[Iteration], None] | None = None
+        self._data: TokenData | None = None
+        self._new_seed: int | None = 0
+
+    @property
+    def data(self) -> TokenData:
+        """The tokenized corpus."""
+        if self._data is None:
+            self._data = prepare(self.setup.data)
+        return self._data
+
+    def reset(self, seed: int) -> None:
+        """Begin a new run with the next window; until then the finished run's trainer stays."""
+        self._new_seed = seed
+
+    def uniform_loss(self) -> float:
+        """Return log(vocabulary)."""
+        return math.log(self.data.vocab_size)
+
+    def start(self) -> Trainer:
+        """Return the run's trainer, built when a new run was begun."""
+        if self._new_seed is not None or self.trainer is None:
+            self.trainer = None  # frees the old model first: two need not fit into memory
+            setup = self.setup
+            self.trainer = Trainer(self.data, setup.model, setup.trainer, setup.optim, setup.binding, self._new_seed or 0)
+            self._new_seed = None
+        return self.trainer
+
+    def train(self, pointers: Pointers, num_iterations: int, num_batches: int) -> Trained:
+        """Rebind, train, evaluate."""
+        trainer = self.start()
+        trainer.rebind(pointers)
+        start = time.perf_counter()
+        iterations = trainer.train(num_iterations, self.on_iteration)
+        trained = time.perf_counter()
+        window = Window(
+            iteration=trainer.iteration,
+            tokens=trainer.tokens,
+            train_loss=math.fsum(i.loss for i in iterations) / num_iterations,
+            last_loss=iterations[-1].loss,
+            reward_loss=trainer.evaluate("reward", num_batches),
+            block_params=trainer.binding.trainable_params,
+            independent_block_params=trainer.binding.trainable_params_of(Pointers.independent(self.num_layers)),
+            gradient_norms=gradient_norms(trainer.binding),
+            similarities=similarities(trainer.binding),
+        )
+        return Trained(window, trained - start, time.perf_counter() - trained)
+
+
+class ResumedBackend:
+    """A run whose first windows are known: they are answered from the record, then training goes on from a checkpoint.
+
+    Agents are functions of their seed and of what they were shown, so showing them the record again brings any agent
+    back to where it was, bit by bit: replay buffers, exploration, half-filled rollouts and all.
+
+    Args:
+        live: The backend that trains.
+        record: The pointers and the window of every decision up to the checkpoint.
+        folder: The checkpoint after the last of them.
+    """
+
+    def __init__(self, live: TrainingBackend, record: Sequence[tuple[Pointers, Window]], folder: Path) -> None:
+        self.live = live
+        self.num_layers = live.num_layers
+        self.num_iterations = live.num_iterations
+        self.record = record
+        self.folder = folder
+        self._next = 0
+
+    def reset(self, seed: int) -> None:
+        """Begin the run again; once it is at its end, the live backend begins new ones."""
+        self.live.reset(seed)
+
+    def uniform_loss(self) -> float:
+        """Return log(vocabulary)."""
+        return self.live.uniform_loss()
+
+    def train(self, pointers: Pointers, num_iterations: int, num_batches: int) -> Trained:
+        """Answer from the record, or train.
+
+        Raises:
+            InputError: If the agent decides otherwise than it did.
+        """
+        if self._next == len(self.record):
+            return self.live.train(pointers, num_iterations, num_batches)
+        expected, window = self.record[self._next]
+        if pointers != expected:
+            raise InputError(
+                f"cannot resume: shown the same run again, the agent chose '{pointers}' at decision {self._next}, not "
+                f"'{expected}'; an agent's choices may depend on its seed and on what it is shown, on nothing else"
+            )
+        self._next += 1
+        if self._next == len(self.record):
+            checkpoint.load(self.live.start(), self.folder)
+        return Trained(window)
+
+
+class LayerTyingEnv(TyingEnv):
+    """The tying of a Transformer while it trains; `tying/LayerTying-v0`.
+
+    Spaces, rewards and episodes are those of TyingEnv. The model is built at the first step, not in `reset`.
+
+    Arguments:
+        preset: A name from `envs.presets`, or a Setup.
+        render_mode: None or "ansi".
+        backend: What trains; made from the setup when None.
+        overrides: Fields of EnvConfig (`action_mode="joint"`), or whole sections as dicts
+            (`trainer={"iterations": 40}, reward={"param_weight": 0.3}`).
+    """
+
+    def __init__(
+        self,
+        preset: str | Setup = "tiny",
+        render_mode: str | None = None,
+        backend: Backend | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.setup = make_setup(preset, overrides)
+        super().__init__(backend or TrainingBackend(self.setup), self.setup.env, self.setup.reward, render_mode)
+
+
+def make_setup(base: str | Setup, overrides: Mapping[str, Any]) -> Setup:
+    """Return a preset with some settings changed.
+
+    Raises:
+        InputError: With every wrong name or value.
+    """
+    setup = preset(base) if isinstance(base, str) else base
+    of_env = set(known_fields(EnvConfig))
+    sections: dict[str, dict[str, Any]] = {}
+    lines = []
+    for name, value in overrides.items():
+        if name in of_env:
+            sections.setdefault("env", {})[name] = value
+        elif name in setup.__dataclass_fields__ and isinstance(value, Mapping):
+            sections.setdefault(name, {}).update(value)
+        else:
+            lines.append(unknown(f"setting {name!r}", name, [*of_env, *(f.name for f in fields(setup))]))
+    changed = {}
+    for name, values in sections.items():
+        try:
+            section = getattr(setup, name)
+            changed[name] = build(type(section), {**to_dict(section), **values}, f"{name}.")
+        except InputError as error:
+            lines += error.lines
+    if lines:
+        raise InputError(lines)
+    return replace(setup, **changed)

@@ -1,0 +1,84 @@
+"""Presets: whole environments by name. To add one, write its line in `PRESETS`."""
+
+from difflib import get_close_matches
+
+from envs.base import EnvConfig
+from envs.reward import RewardConfig
+from tying.config import config, setting
+from tying.data import DataConfig
+from tying.errors import InputError
+from tying.models import GPTConfig, ModelConfig
+from tying.optim import OptimConfig
+from tying.trainer import BindingConfig, TrainerConfig
+
+
+@config
+class Setup:
+    """All that a LayerTyingEnv is made from, one section per owner."""
+
+    model: ModelConfig = setting(GPTConfig(), "the Transformer")
+    data: DataConfig = setting(DataConfig(), "the text and its tokens")
+    trainer: TrainerConfig = setting(TrainerConfig(), "length, batch, device")
+    optim: OptimConfig = setting(OptimConfig(), "optimizer and learning rate")
+    binding: BindingConfig = setting(BindingConfig(), "what tied layers share")
+    env: EnvConfig = setting(EnvConfig(), "when and how pointers are decided")
+    reward: RewardConfig = setting(RewardConfig(), "what the agent is paid for")
+
+
+PRESETS: dict[str, Setup] = {
+    # Seconds: for tests and first looks.
+    "tiny": Setup(
+        model=GPTConfig(num_layers=4, num_heads=2, width=32, context=32),
+        data=DataConfig(tokenizer="byte", max_chars=200_000),
+        trainer=TrainerConfig(iterations=40, batch_size=8),
+        optim=OptimConfig(learning_rate=3e-3),
+        env=EnvConfig(decision_interval=4),
+    ),
+    # The main job: minutes on two cores.
+    "small": Setup(
+        model=GPTConfig(num_layers=6, num_heads=4, width=128, context=128),
+        trainer=TrainerConfig(iterations=2000, batch_size=16),
+        optim=OptimConfig(learning_rate=2e-3),
+        env=EnvConfig(decision_interval=16, freeze_after=0.8),
+    ),
+    # nanoGPT's setting for a CPU (train_shakespeare_char.py's flags in its README); the text is nanoGPT's input.txt.
+    "shakespeare-char": Setup(
+        model=GPTConfig(num_layers=4, num_heads=4, width=128, context=64, bias=False),
+        data=DataConfig(path="input.txt", tokenizer="char", reward_fraction=0.02),
+        trainer=TrainerConfig(iterations=2000, batch_size=12),
+        optim=OptimConfig(learning_rate=1e-3),
+        env=EnvConfig(decision_interval=20),
+        reward=RewardConfig(num_batches=8),
+    ),
+    # GPT-2 124M: one large GPU.
+    "gpt2": Setup(
+        model=GPTConfig(num_layers=12, num_heads=12, width=768, context=1024),
+        data=DataConfig(hf="wikitext-103", tokenizer="gpt2"),
+        trainer=TrainerConfig(iterations=10_000, batch_size=32, precision="bf16"),
+        optim=OptimConfig(learning_rate=6e-4, warmup_iterations=500, beta2=0.95),
+        env=EnvConfig(decision_interval=50),
+        reward=RewardConfig(num_batches=4),
+    ),
+    # The published size (Hay & Wolf 2024): 48 x 1600, learning rate and dropout as published.
+    "gpt2-xl": Setup(
+        model=GPTConfig(num_layers=48, num_heads=25, width=1600, context=1024, dropout=0.2),
+        data=DataConfig(hf="wikitext-2", tokenizer="gpt2"),
+        trainer=TrainerConfig(iterations=10_000, batch_size=16, micro_batches=4, precision="bf16", recompute=True),
+        optim=OptimConfig(learning_rate=1e-4, warmup_iterations=500, beta2=0.95),
+        env=EnvConfig(decision_interval=20),
+        reward=RewardConfig(num_batches=4),
+    ),
+}
+
+
+def preset(name: str) -> Setup:
+    """Return a preset by name.
+
+    Raises:
+        InputError: If there is none, with the nearest.
+    """
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"unknown preset {name!r}: {hint}allowed: {', '.join(PRESETS)}")
+    return PRESETS[name]

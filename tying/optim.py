@@ -1,0 +1,44 @@
+"""The optimizer and the learning rate of language-model training."""
+
+import math
+
+import torch
+from torch import nn
+
+from tying.config import config, setting
+from tying.errors import InputError
+
+
+@config
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = setting(2e-3, "peak learning rate, right for widths near 128 [per step, > 0]", gt=0)
+    final_rate: float = setting(0.1, "learning rate at the end, as a share of the peak [0 to 1]", ge=0, le=1)
+    warmup_iterations: int = setting(100, "linear warm-up; at most a tenth of the run is used [iterations, >= 0]", ge=0)
+    weight_decay: float = setting(0.1, "decoupled weight decay of matrices, none for biases and norms [>= 0]", ge=0)
+    beta1: float = setting(0.9, "decay of the first moment [0 to below 1]", ge=0, lt=1)
+    beta2: float = setting(0.99, "decay of the second moment; 0.99 suits small batches [0 to below 1]", ge=0, lt=1)
+    clip_norm: float = setting(1.0, "largest gradient norm, 0 for no clipping [>= 0]", ge=0)
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Return fused AdamW (the fastest of torch's three on CPU and GPU alike) over the model's parameters."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def learning_rate(config: OptimConfig, iteration: int, num_iterations: int) -> float:
+    """Return the rate of iteration 0 to num_iterations - 1; a function of its arguments, so resuming needs no state."""
+    warmup = min(config.warmup_iterations, num_iterations // 10)
+    if iteration < warmup:
+        return config.learning_rate * (iteration + 1) / warmup
+    done = (iteration - warmup) / max(1, num_iterations - warmup)
+    if done > 1:
+        raise InputError(f"iteration {iteration} is past the end of the schedule of {num_iterations} iterations")
+    low = config.learning_rate * config.final_rate
+    return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * done))

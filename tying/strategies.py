@@ -1,0 +1,156 @@
+"""Fixed tying patterns of the literature, by name and arguments: `make("sequence:3", num_layers=6)`.
+
+A strategy is a function from the number of layers N (and whole-number arguments) to labels: layers with equal labels share.
+To add one, write the function under `@_strategy`. A *schedule* changes the pattern at given shares of the run.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from tying.errors import InputError
+from tying.pointers import Pointers
+
+_Labels = Sequence[Hashable]
+_STRATEGIES: dict[str, Callable[..., _Labels]] = {}
+
+
+def _strategy(function: Callable[..., _Labels]) -> Callable[..., _Labels]:
+    _STRATEGIES[function.__name__] = function
+    return function
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@_strategy
+def independent(num_layers: int) -> _Labels:
+    """ABCDEF: conventional training."""
+    return range(num_layers)
+
+
+@_strategy
+def all_tied(num_layers: int) -> _Labels:
+    """AAAAAA: ALBERT (1909.11942), Universal Transformer (1807.03819), Recurrent Stacking (1807.05353)."""
+    return [0] * num_layers
+
+
+@_strategy
+def sequence(num_layers: int, unique: int) -> _Labels:
+    """AABBCC: floor(i * M / N), exactly M unique layers for every M <= N. Takase & Kiyono (2104.06022)."""
+    _require(1 <= unique <= num_layers, f"sequence:{unique} needs 1 to {num_layers} unique layers")
+    return [layer * unique // num_layers for layer in range(num_layers)]
+
+
+@_strategy
+def cycle(num_layers: int, unique: int) -> _Labels:
+    """ABCABC: i mod M. Takase & Kiyono (2104.06022)."""
+    _require(1 <= unique <= num_layers, f"cycle:{unique} needs 1 to {num_layers} unique layers")
+    return [layer % unique for layer in range(num_layers)]
+
+
+@_strategy
+def cycle_rev(num_layers: int, unique: int) -> _Labels:
+    """ABCCBA: cycle with its last pass reversed, from layer N - M on. Takase & Kiyono (2104.06022)."""
+    _require(
+        1 <= unique and 2 * unique <= num_layers,
+        f"cycle_rev:{unique} needs at least two passes: 1 to {num_layers // 2} unique layers for {num_layers} layers",
+    )
+    last_pass = num_layers - unique
+    return [layer % unique if layer < last_pass else unique - 1 - (layer - last_pass) for layer in range(num_layers)]
+
+
+@_strategy
+def sandwich(num_layers: int) -> _Labels:
+    """ABBBBC: first and last own their weights, the middle shares one set. Subformer (2101.00234)."""
+    return [min(layer, 1) if layer < num_layers - 1 else layer for layer in range(num_layers)]
+
+
+@_strategy
+def middle_cycle(num_layers: int, unique: int) -> _Labels:
+    """ABCBCD: first and last own their weights, the middle cycles M - 2. Mixture-of-Recursions (2507.10524)."""
+    _require(3 <= unique <= num_layers, f"middle_cycle:{unique} needs 3 to {num_layers} unique layers")
+    middle = [1 + layer % (unique - 2) for layer in range(num_layers - 2)]
+    return [0, *middle, unique - 1]
+
+
+@_strategy
+def immediate_repeat(num_layers: int, run: int = 2) -> _Labels:
+    """AABBCC: every set of weights is used `run` times in a row. MobileLLM-LS (2402.14905)."""
+    _require(1 <= run <= num_layers, f"immediate_repeat:{run} needs runs of 1 to {num_layers} layers")
+    return [layer // run for layer in range(num_layers)]
+
+
+@_strategy
+def front_loaded(num_layers: int, *runs: int) -> _Labels:
+    """AAAABBCD for 4,2,1,1: runs of given lengths, the longest first. Intra-Layer Recurrence (2505.01855)."""
+    text = ",".join(map(str, runs))
+    _require(
+        bool(runs) and min(runs) >= 1 and sum(runs) == num_layers and list(runs) == sorted(runs, reverse=True),
+        f"front_loaded:{text} needs runs that never grow and add up to {num_layers} layers, as in 4,2,1,1 for 8",
+    )
+    return [label for label, run in enumerate(runs) for _ in range(run)]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Patterns over a run: `stages` is ((start share of the run, pointers), ...), the first starting at 0."""
+
+    stages: tuple[tuple[float, Pointers], ...]
+
+    def at(self, share: float) -> Pointers:
+        """Return the pattern in force once `share` (0 to 1) of the run's iterations are done."""
+        return [pointers for start, pointers in self.stages if start <= share][-1]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that `make` knows."""
+    return tuple(_STRATEGIES)
+
+
+def make(text: str, num_layers: int) -> Pointers:
+    """Return the pattern that a text names for this many layers.
+
+    Args:
+        text: A strategy with its arguments ("independent", "sequence:3", "front_loaded:4,2,1,1") or the pointers
+            themselves ("0 1 1 3").
+        num_layers: Number of layers N.
+
+    Raises:
+        InputError: For an unknown name (with the nearest one), arguments that do not fit, or pointers of another length.
+    """
+    name, _, arguments = text.strip().partition(":")
+    if name[:1].isdecimal():
+        pointers = Pointers.parse(text)
+        _require(len(pointers) == num_layers, f"pointers {text!r} are for {len(pointers)} layers, the model has {num_layers}")
+        return pointers
+    if name not in _STRATEGIES:
+        near = get_close_matches(name, [*_STRATEGIES, "share_then_unshare"], n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"unknown strategy {name!r}: {hint}allowed: {', '.join(_STRATEGIES)}, or pointers as in '0 1 1 3'")
+    try:
+        numbers = [int(word) for word in arguments.split(",")] if arguments else []
+        labels = _STRATEGIES[name](num_layers, *numbers)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        form = (_STRATEGIES[name].__doc__ or "").partition(".")[0]
+        raise InputError(f"strategy {text!r}: wrong arguments (whole numbers behind a colon); {name} is {form}") from error
+    return Pointers.from_labels(labels)
+
+
+def schedule(text: str, num_layers: int) -> Schedule:
+    """Return a schedule: `share_then_unshare:P` (all tied, then independent from P per cent of the run on), or any
+    pattern that `make` knows as a schedule of one stage.
+
+    share_then_unshare is arXiv 2110.03848 with a fixed time of untying.
+    """
+    name, _, arguments = text.strip().partition(":")
+    if name != "share_then_unshare":
+        return Schedule(((0.0, make(text, num_layers)),))
+    if not arguments.isdecimal() or not 0 < int(arguments) < 100:
+        raise InputError(f"strategy {text!r}: expected share_then_unshare:P with P from 1 to 99, per cent of the run")
+    start = int(arguments) / 100
+    return Schedule(((0.0, make("all_tied", num_layers)), (start, make("independent", num_layers))))
