@@ -48,9 +48,7 @@ class Agent:
         self.seed = seed
         self.config: Any = build(self.Config, hyperparameters, "agent.")
 
-    def predict(
-        self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False
-    ) -> Any:
+    def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """Return an action.
 
         Args:

@@ -15,7 +15,7 @@ from tying.config import config, setting
 class FixedConfig:
     """Which pattern."""
 
-    strategy: str = setting("independent", "a strategy ('sequence:3'), pointers ('0 1 1 3') or a schedule")
+    strategy: str = setting("a strategy ('sequence:3'), pointers ('0 1 1 3') or a schedule", default="independent")
 
 
 class FixedAgent(Agent):
@@ -30,9 +30,7 @@ class FixedAgent(Agent):
         num_layers = len(env.action_space.nvec)  # type: ignore[attr-defined]
         self.schedule = strategies.schedule(self.config.strategy, num_layers)
 
-    def predict(
-        self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False
-    ) -> Any:
+    def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """Return the pattern in force; entry 0 of the observation is the share of the run that remains."""
         # Rounding, since a float32 share such as 0.7 must not come out just below the 0.3 of a schedule.
         return np.array(self.schedule.at(round(1 - float(observation[0]), 6)))

@@ -16,9 +16,7 @@ class RandomAgent(Agent):
         super().__init__(env, seed, **hyperparameters)
         self._generator = np.random.default_rng(seed)
 
-    def predict(
-        self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False
-    ) -> Any:
+    def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """Return a random legal action; it knows no best one, so `deterministic` changes nothing."""
         space = self.env.action_space
         sizes = np.array([space.n]) if isinstance(space, spaces.Discrete) else space.nvec  # type: ignore[attr-defined]

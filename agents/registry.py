@@ -52,7 +52,9 @@ def agent_class(name: str) -> tuple[type[Agent], dict[str, Any]]:
         return _import(name, name), {}
     near = get_close_matches(name, names(), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(f"unknown agent {name!r}: {hint}allowed: {', '.join(names())}, pointers as in '0 1 1 3', or package.module:Class")
+    raise InputError(
+        f"unknown agent {name!r}: {hint}allowed: {', '.join(names())}, pointers as in '0 1 1 3', or package.module:Class"
+    )
 
 
 def make(name: str, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> Agent:

@@ -26,43 +26,51 @@ from tying.config import config, setting, to_dict
 class DQNConfig:
     """Hyper-parameters of DQN."""
 
-    learning_rate: float = setting(1e-3, "Adam's learning rate [> 0]", gt=0)
-    gamma: float = setting(0.9, "discount per decision; a decision shows its effect within a few windows [0 to 1]", ge=0, le=1)
-    width: int = setting(64, "units in each of two hidden layers [>= 1]", ge=1)
-    buffer_size: int = setting(10_000, "transitions kept; all of any run [>= 1]", ge=1)
-    learning_starts: int = setting(8, "decisions at random before the first update [>= 0]", ge=0)
-    batch_size: int = setting(32, "transitions in an update [>= 1]", ge=1)
-    gradient_steps: int = setting(8, "updates per decision; decisions are dear, updates cheap [>= 1]", ge=1)
-    target_update_interval: int = setting(20, "decisions between copies to the target network [>= 1]", ge=1)
-    exploration_fraction: float = setting(0.4, "share of the decisions over which epsilon falls [above 0 to 1]", gt=0, le=1)
-    exploration_final_eps: float = setting(0.05, "epsilon at the end [0 to 1]", ge=0, le=1)
+    learning_rate: float = setting("Adam's learning rate [> 0]", default=1e-3, gt=0)
+    gamma: float = setting(
+        "discount per decision; the reward is an improvement, most of it shows at once [0 to 1]", default=0.5, ge=0, le=1
+    )
+    width: int = setting("units in each of two hidden layers [>= 1]", default=64, ge=1)
+    buffer_size: int = setting("transitions kept; all of any run [>= 1]", default=10_000, ge=1)
+    learning_starts: int = setting("decisions at random before the first update [>= 0]", default=8, ge=0)
+    batch_size: int = setting("transitions in an update [>= 1]", default=32, ge=1)
+    gradient_steps: int = setting("updates per decision; decisions are dear, updates cheap [>= 1]", default=8, ge=1)
+    target_update_interval: int = setting("decisions between copies to the target network [>= 1]", default=20, ge=1)
+    exploration_fraction: float = setting(
+        "share of the decisions over which epsilon falls [above 0 to 1]", default=0.4, gt=0, le=1
+    )
+    exploration_final_eps: float = setting("epsilon at the end [0 to 1]", default=0.05, ge=0, le=1)
 
 
 @config
 class PPOConfig:
     """Hyper-parameters of PPO, masked or not."""
 
-    learning_rate: float = setting(3e-3, "Adam's learning rate [> 0]", gt=0)
-    gamma: float = setting(0.9, "discount per decision; a decision shows its effect within a few windows [0 to 1]", ge=0, le=1)
-    width: int = setting(64, "units in each of two hidden layers [>= 1]", ge=1)
-    n_steps: int = setting(16, "decisions between updates [>= 2]", ge=2)
-    batch_size: int = setting(16, "decisions in a mini-batch; at most n_steps are used [>= 2]", ge=2)
-    n_epochs: int = setting(10, "passes over them in an update [>= 1]", ge=1)
-    gae_lambda: float = setting(0.9, "bias against variance of the advantage [0 to 1]", ge=0, le=1)
-    ent_coef: float = setting(0.01, "weight of the policy's entropy [>= 0]", ge=0)
-    clip_range: float = setting(0.2, "largest change of a probability ratio in an update [> 0]", gt=0)
+    learning_rate: float = setting("Adam's learning rate [> 0]", default=3e-3, gt=0)
+    gamma: float = setting(
+        "discount per decision; the reward is an improvement, most of it shows at once [0 to 1]", default=0.5, ge=0, le=1
+    )
+    width: int = setting("units in each of two hidden layers [>= 1]", default=64, ge=1)
+    n_steps: int = setting("decisions between updates [>= 2]", default=32, ge=2)
+    batch_size: int = setting("decisions in a mini-batch; at most n_steps are used [>= 2]", default=32, ge=2)
+    n_epochs: int = setting("passes over them in an update [>= 1]", default=10, ge=1)
+    gae_lambda: float = setting("bias against variance of the advantage [0 to 1]", default=0.9, ge=0, le=1)
+    ent_coef: float = setting("weight of the policy's entropy [>= 0]", default=0.01, ge=0)
+    clip_range: float = setting("largest change of a probability ratio in an update [> 0]", default=0.2, gt=0)
 
 
 @config
 class A2CConfig:
     """Hyper-parameters of A2C."""
 
-    learning_rate: float = setting(3e-3, "RMSprop's learning rate [> 0]", gt=0)
-    gamma: float = setting(0.9, "discount per decision; a decision shows its effect within a few windows [0 to 1]", ge=0, le=1)
-    width: int = setting(64, "units in each of two hidden layers [>= 1]", ge=1)
-    n_steps: int = setting(4, "decisions between updates [>= 1]", ge=1)
-    gae_lambda: float = setting(0.9, "bias against variance of the advantage [0 to 1]", ge=0, le=1)
-    ent_coef: float = setting(0.01, "weight of the policy's entropy [>= 0]", ge=0)
+    learning_rate: float = setting("RMSprop's learning rate [> 0]", default=1e-3, gt=0)
+    gamma: float = setting(
+        "discount per decision; the reward is an improvement, most of it shows at once [0 to 1]", default=0.5, ge=0, le=1
+    )
+    width: int = setting("units in each of two hidden layers [>= 1]", default=64, ge=1)
+    n_steps: int = setting("decisions between updates [>= 1]", default=4, ge=1)
+    gae_lambda: float = setting("bias against variance of the advantage [0 to 1]", default=0.9, ge=0, le=1)
+    ent_coef: float = setting("weight of the policy's entropy [>= 0]", default=0.01, ge=0)
 
 
 class _Collector(KVWriter):
@@ -120,9 +128,7 @@ class SB3Agent(Agent):
         self.model.learn(decisions, callback=_Stop(self, decisions, callback), log_interval=1)
         return self
 
-    def predict(
-        self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False
-    ) -> Any:
+    def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """See Agent.predict; masks are not known to these models, every action is legal without."""
         action, _ = self.model.predict(observation, deterministic=deterministic)
         return action
@@ -193,7 +199,7 @@ class PPOAgent(_PolicyAgent):
     """Proximal policy optimisation (Schulman et al. 2017)."""
 
     Config = PPOConfig
-    algorithm = PPO
+    algorithm: ClassVar[type[BaseAlgorithm]] = PPO
 
     def _arguments(self) -> dict[str, Any]:
         arguments = super()._arguments()
@@ -206,9 +212,7 @@ class MaskablePPOAgent(PPOAgent):
     algorithm = MaskablePPO
     model: MaskablePPO
 
-    def predict(
-        self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False
-    ) -> Any:
+    def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """See Agent.predict."""
         action, _ = self.model.predict(observation, deterministic=deterministic, action_masks=action_masks)
         return action

@@ -19,7 +19,10 @@ from tying.pointers import Pointers
 class ActionMode(Protocol):
     """What an action mode answers; `cursor` is the layer whose turn it is."""
 
-    space: spaces.Space[Any]
+    @property
+    def space(self) -> spaces.Space[Any]:
+        """The action space."""
+        ...
 
     def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
         """Return the pattern after an action."""

@@ -26,11 +26,13 @@ class EnvConfig:
     """When and how pointers are decided."""
 
     action_mode: Literal["cursor", "pair", "joint"] = setting(
-        "cursor", "cursor: one layer after another; pair: any layer; joint: all layers at once"
+        "cursor: one layer after another; pair: any layer; joint: all layers at once", default="cursor"
     )
-    decision_interval: int = setting(10, "training between two decisions [iterations, >= 1]", ge=1)
-    freeze_after: float = setting(1.0, "share of the run after which pointers no longer move [0 to 1]", ge=0, le=1)
-    initial_pointers: str = setting("independent", "pattern at the start: a strategy ('sequence:3') or pointers ('0 1 1 3')")
+    decision_interval: int = setting("training between two decisions [iterations, >= 1]", default=10, ge=1)
+    freeze_after: float = setting("share of the run after which pointers no longer move [0 to 1]", default=1.0, ge=0, le=1)
+    initial_pointers: str = setting(
+        "pattern at the start: a strategy ('sequence:3') or pointers ('0 1 1 3')", default="independent"
+    )
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (Gymnasium's own declaration)
 
-    def __init__(
-        self, backend: Backend, config: EnvConfig, reward: RewardConfig, render_mode: str | None = None
-    ) -> None:
+    def __init__(self, backend: Backend, config: EnvConfig, reward: RewardConfig, render_mode: str | None = None) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InputError(f"render_mode {render_mode!r}: allowed are None and 'ansi'")
         self.backend = backend
@@ -145,7 +145,12 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         """
         if not self.action_space.contains(action):
             raise InputError(f"action {action!r} is outside the space {self.action_space}")
-        before, masks, frozen, layer = self._observe(), self.action_masks(), self.frozen, self.mode.layer(action, self._cursor)
+        before, masks, frozen, layer = (
+            self._observe(),
+            self.action_masks(),
+            self.frozen,
+            self.mode.layer(action, self._cursor),
+        )
         if not frozen:
             self._pointers = self.mode.decode(action, self._pointers, self._cursor)
         num_iterations = min(self.config.decision_interval, self.backend.num_iterations - self._iteration)
@@ -179,7 +184,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
             return self.mode.unchanged(self._pointers, self._cursor)
         return self.mode.masks(self._pointers, self._cursor)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Return the tying row when `render_mode` is "ansi"."""
         return ansi_row(self._pointers) if self.render_mode == "ansi" else None
 

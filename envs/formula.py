@@ -94,7 +94,9 @@ class FormulaTyingEnv(TyingEnv):
             raise InputError(f"num_layers = {num_layers}, num_decisions = {num_decisions}: both are at least 1")
         backend = FormulaBackend(num_layers, num_decisions, strategies.make(best, num_layers), gap, noise)
         config = build(EnvConfig, {"decision_interval": 1, **overrides})
-        super().__init__(backend, config, build(RewardConfig, {"param_weight": 0.0, **(reward or {})}, "reward."), render_mode)
+        super().__init__(
+            backend, config, build(RewardConfig, {"param_weight": 0.0, **(reward or {})}, "reward."), render_mode
+        )
 
     @property
     def best(self) -> Pointers:

@@ -13,8 +13,8 @@
 | 8 + 5i           | gradient of i    | 0 to 1  | norm of its gradient as a share of the largest layer's                |
 | 9 + 5i           | similarity of i  | -1 to 1 | cosine of its weights with those of layer i - 1 (0 for layer 0)       |
 
-Before the first window 1 is 1 and the gradient and similarity entries are 0. All that concerns a layer stands together, so that a policy
-can read layers one by one, whatever L is.
+Before the first window entry 1 is 1 and the gradient and similarity entries are 0. All that concerns a layer stands
+together, so that a policy can read layers one by one, whatever L is.
 """
 
 from dataclasses import dataclass
@@ -82,4 +82,5 @@ def observe(state: State) -> np.ndarray:
             layers[:, 4] = window.similarities
     bounds = space(num_layers)
     flat = np.concatenate([scalars, layers.ravel()])
-    return np.clip(flat, bounds.low, bounds.high).astype(np.float32)
+    observation: np.ndarray = np.clip(flat, bounds.low, bounds.high).astype(np.float32)
+    return observation

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 
 from envs.base import EnvConfig
 from envs.reward import RewardConfig
+from tying import strategies
 from tying.config import config, setting
 from tying.data import DataConfig
 from tying.errors import InputError
@@ -16,13 +17,19 @@ from tying.trainer import BindingConfig, TrainerConfig
 class Setup:
     """All that a LayerTyingEnv is made from, one section per owner."""
 
-    model: ModelConfig = setting(GPTConfig(), "the Transformer")
-    data: DataConfig = setting(DataConfig(), "the text and its tokens")
-    trainer: TrainerConfig = setting(TrainerConfig(), "length, batch, device")
-    optim: OptimConfig = setting(OptimConfig(), "optimizer and learning rate")
-    binding: BindingConfig = setting(BindingConfig(), "what tied layers share")
-    env: EnvConfig = setting(EnvConfig(), "when and how pointers are decided")
-    reward: RewardConfig = setting(RewardConfig(), "what the agent is paid for")
+    model: ModelConfig = setting("the Transformer", default=GPTConfig())
+    data: DataConfig = setting("the text and its tokens", default=DataConfig())
+    trainer: TrainerConfig = setting("length, batch, device", default=TrainerConfig())
+    optim: OptimConfig = setting("optimizer and learning rate", default=OptimConfig())
+    binding: BindingConfig = setting("what tied layers share", default=BindingConfig())
+    env: EnvConfig = setting("when and how pointers are decided", default=EnvConfig())
+    reward: RewardConfig = setting("what the agent is paid for", default=RewardConfig())
+
+    def __post_init__(self) -> None:
+        try:
+            strategies.make(self.env.initial_pointers, self.model.num_layers)
+        except InputError as error:
+            raise InputError(f"env.initial_pointers: {error}") from error
 
 
 PRESETS: dict[str, Setup] = {

@@ -22,12 +22,14 @@ class RewardConfig:
     """What the agent is paid for."""
 
     name: Literal["improvement", "level", "paper"] = setting(
-        "improvement", "improvement: fall of log-perplexity; level: minus log-perplexity; paper: as published"
+        "improvement: fall of log-perplexity; level: minus log-perplexity; paper: as published", default="improvement"
     )
     param_weight: float = setting(
-        0.1, "price of training all block parameters through the whole run [nats per token, >= 0]", ge=0
+        "price of training all block parameters through the whole run [nats per token, >= 0]", default=0.1, ge=0
     )
-    num_batches: int = setting(2, "fixed batches of the reward split that each decision is judged on [batches, >= 1]", ge=1)
+    num_batches: int = setting(
+        "fixed batches of the reward split that each decision is judged on [batches, >= 1]", default=2, ge=1
+    )
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class LayerBinding:
 
     def _read_tying(self) -> tuple[Pointers, list[_Weights]]:
         """Find out which blocks share already; sharing only a part of the shared parameters is an error."""
-        used = [[parameters[key] for parameters, key in slots] for slots in self._slots]
+        used = [[_parameter(slot) for slot in slots] for slots in self._slots]
         pointers = Pointers.from_labels(tuple(map(id, weights)) for weights in used)
         owner: dict[int, int] = {}
         for layer, weights in enumerate(used):
@@ -189,6 +189,13 @@ def _divide_by(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda gradient: gradient / size
 
 
+def _parameter(slot: tuple[dict[str, nn.Parameter | None], str]) -> nn.Parameter:
+    parameters, key = slot
+    parameter = parameters[key]
+    assert parameter is not None  # the slot was made from named_parameters, which leaves out empty ones
+    return parameter
+
+
 def _slot(block: nn.Module, name: str) -> tuple[dict[str, nn.Parameter | None], str]:
     path, _, key = name.rpartition(".")
     return block.get_submodule(path)._parameters, key
@@ -206,7 +213,9 @@ def _check_equal(blocks: Sequence[nn.Module]) -> None:
             for what in ("shape", "dtype", "device", "requires_grad"):
                 ours, theirs = getattr(parameter, what), getattr(expected[name], what)
                 if ours != theirs:
-                    raise InputError(f"blocks differ: {what} of {name!r} is {_show(ours)} in block {index}, {_show(theirs)} in block 0")
+                    raise InputError(
+                        f"blocks differ: {what} of {name!r} is {_show(ours)} in block {index}, {_show(theirs)} in block 0"
+                    )
 
 
 def _show(value: object) -> str:

@@ -1,7 +1,8 @@
 """What every configuration class is, and how its mistakes are told.
 
-A configuration is a frozen dataclass beside its owner: `@config class XConfig` with `name: type = setting(default,
-"help [unit, range]", ge=...)`. Values are checked when it is made, all of them at once; unknown keys are mistakes too.
+A configuration is a frozen dataclass beside its owner: `@config class XConfig`, whose fields are declared as
+`name: type = setting("help [unit, range]", default=..., ge=...)`. Values are checked when it is made, all of them at
+once; unknown keys are mistakes too.
 """
 
 from difflib import get_close_matches
@@ -18,15 +19,16 @@ T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def setting(default: Any, description: str, **limits: Any) -> Any:
-    """Declare a field: its default, one line of help with unit and range, and pydantic's limits (ge, gt, le, lt)."""
+def setting(description: str, *, default: Any, **limits: Any) -> Any:
+    """Declare a field: one line of help with unit and range, its default, and pydantic's limits (ge, gt, le, lt)."""
     return Field(default, description=description, **limits)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
 def config(cls: type[T]) -> type[T]:
     """Make a class a checked, frozen, keyword-only dataclass."""
-    return dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
+    made: type[T] = dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)  # type: ignore[assignment]
+    return made
 
 
 def build(cls: type[T], values: dict[str, Any], where: str = "") -> T:

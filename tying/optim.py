@@ -13,13 +13,15 @@ from tying.errors import InputError
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay."""
 
-    learning_rate: float = setting(2e-3, "peak learning rate, right for widths near 128 [per step, > 0]", gt=0)
-    final_rate: float = setting(0.1, "learning rate at the end, as a share of the peak [0 to 1]", ge=0, le=1)
-    warmup_iterations: int = setting(100, "linear warm-up; at most a tenth of the run is used [iterations, >= 0]", ge=0)
-    weight_decay: float = setting(0.1, "decoupled weight decay of matrices, none for biases and norms [>= 0]", ge=0)
-    beta1: float = setting(0.9, "decay of the first moment [0 to below 1]", ge=0, lt=1)
-    beta2: float = setting(0.99, "decay of the second moment; 0.99 suits small batches [0 to below 1]", ge=0, lt=1)
-    clip_norm: float = setting(1.0, "largest gradient norm, 0 for no clipping [>= 0]", ge=0)
+    learning_rate: float = setting("peak learning rate, right for widths near 128 [per step, > 0]", default=2e-3, gt=0)
+    final_rate: float = setting("learning rate at the end, as a share of the peak [0 to 1]", default=0.1, ge=0, le=1)
+    warmup_iterations: int = setting(
+        "linear warm-up; at most a tenth of the run is used [iterations, >= 0]", default=100, ge=0
+    )
+    weight_decay: float = setting("decoupled weight decay of matrices, none for biases and norms [>= 0]", default=0.1, ge=0)
+    beta1: float = setting("decay of the first moment [0 to below 1]", default=0.9, ge=0, lt=1)
+    beta2: float = setting("decay of the second moment; 0.99 suits small batches [0 to below 1]", default=0.99, ge=0, lt=1)
+    clip_norm: float = setting("largest gradient norm, 0 for no clipping [>= 0]", default=1.0, ge=0)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -26,6 +26,7 @@ class Pointers(tuple[int, ...]):
     __slots__ = ()
 
     def __new__(cls, values: Iterable[int]) -> Self:
+        """Check and make; see the class."""
         pointers = tuple(operator.index(value) for value in values)
         if not pointers:
             raise InputError("pointers are empty: a model has at least one layer")

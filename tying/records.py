@@ -1,7 +1,7 @@
 """Records: what happened, as values, and the run directory where they are kept.
 
-    runs/<preset>__<agent>__s<seed>__<date-time>/
-        config.json  command.txt  versions.json  tb/  decisions.jsonl  checkpoints/<decision>/  final/
+runs/<preset>__<agent>__s<seed>__<date-time>/
+    config.json  command.txt  versions.json  tb/  decisions.jsonl  checkpoints/<decision>/  final/
 """
 
 import json
@@ -58,7 +58,8 @@ class Window:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Window":
         """Rebuild a window from what JSON made of `asdict`."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**plain)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class RunDirectory:
 
 
 def _versions() -> dict[str, Any]:
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             packages[name] = metadata.version(name)

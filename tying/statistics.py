@@ -40,8 +40,8 @@ def training_bytes(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Op
     for parameter in {id(p): p for p in parameters}.values():
         total += _bytes(parameter)
         total += _bytes(parameter.grad) if parameter.grad is not None else 0
-    for parameter, state in optimizer.state.items():
-        total += sum(_bytes(v) for v in state.values() if isinstance(v, Tensor) and v.shape == parameter.shape)
+    for owner, state in optimizer.state.items():
+        total += sum(_bytes(v) for v in state.values() if isinstance(v, Tensor) and v.shape == owner.shape)
     return total
 
 

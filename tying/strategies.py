@@ -124,7 +124,9 @@ def make(text: str, num_layers: int) -> Pointers:
     name, _, arguments = text.strip().partition(":")
     if name[:1].isdecimal():
         pointers = Pointers.parse(text)
-        _require(len(pointers) == num_layers, f"pointers {text!r} are for {len(pointers)} layers, the model has {num_layers}")
+        _require(
+            len(pointers) == num_layers, f"pointers {text!r} are for {len(pointers)} layers, the model has {num_layers}"
+        )
         return pointers
     if name not in _STRATEGIES:
         near = get_close_matches(name, [*_STRATEGIES, "share_then_unshare"], n=1)
@@ -142,10 +144,10 @@ def make(text: str, num_layers: int) -> Pointers:
 
 
 def schedule(text: str, num_layers: int) -> Schedule:
-    """Return a schedule: `share_then_unshare:P` (all tied, then independent from P per cent of the run on), or any
-    pattern that `make` knows as a schedule of one stage.
+    """Return a schedule by name.
 
-    share_then_unshare is arXiv 2110.03848 with a fixed time of untying.
+    `share_then_unshare:P` is all tied, then independent from P per cent of the run on (arXiv 2110.03848 with a fixed
+    time of untying); any pattern that `make` knows is a schedule of one stage.
     """
     name, _, arguments = text.strip().partition(":")
     if name != "share_then_unshare":

@@ -33,13 +33,17 @@ from tying.randomness import derive_seed, global_generators_kept
 class TrainerConfig:
     """How long, on what and with what the model is trained."""
 
-    iterations: int = setting(1000, "length of the run [iterations, >= 1]", ge=1)
-    batch_size: int = setting(16, "sequences per iteration B [sequences, >= 1]", ge=1)
-    micro_batches: int = setting(1, "parts that a batch is run in, must divide the batch size [parts, >= 1]", ge=1)
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to train; auto takes cuda, then mps, then cpu")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16 runs matrix products in bfloat16; weights stay float32")
-    compile: bool = setting(False, "compile the blocks (one graph serves all layers and survives rebinding)")
-    recompute: bool = setting(False, "keep only block inputs for the backward pass and recompute the rest")
+    iterations: int = setting("length of the run [iterations, >= 1]", default=1000, ge=1)
+    batch_size: int = setting("sequences per iteration B [sequences, >= 1]", default=16, ge=1)
+    micro_batches: int = setting("parts that a batch is run in, must divide the batch size [parts, >= 1]", default=1, ge=1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting(
+        "where to train; auto takes cuda, then mps, then cpu", default="auto"
+    )
+    precision: Literal["fp32", "bf16"] = setting(
+        "bf16 runs matrix products in bfloat16; weights stay float32", default="fp32"
+    )
+    compile: bool = setting("compile the blocks (one graph serves all layers and survives rebinding)", default=False)
+    recompute: bool = setting("keep only block inputs for the backward pass and recompute the rest", default=False)
 
     def __post_init__(self) -> None:
         if self.batch_size % self.micro_batches:
@@ -50,10 +54,10 @@ class TrainerConfig:
 class BindingConfig:
     """What follows the pointers, and how gradients of tied layers add up."""
 
-    share: str = setting("block", "block, attention, feed_forward, or name patterns joined by commas ('attn.*')")
-    norms: Literal["shared", "private"] = setting("shared", "private: norms stay with each layer even when tied")
+    share: str = setting("block, attention, feed_forward, or name patterns joined by commas ('attn.*')", default="block")
+    norms: Literal["shared", "private"] = setting("private: norms stay with each layer even when tied", default="shared")
     gradient: Literal["sum", "mean", "root_only"] = setting(
-        "sum", "sum over tied positions, its mean, or the root's own position alone (faster, not the true gradient)"
+        "sum over tied positions, its mean, or the root's own position alone (faster, not the true gradient)", default="sum"
     )
 
 
@@ -255,7 +259,9 @@ def load_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
         raise InputError(f"weights do not fit the model: {len(odd)} names differ, the first is {odd[0]!r}")
     for name, parameter in named.items():
         if parameter.shape != values[name].shape:
-            raise InputError(f"weights do not fit the model: {name!r} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}")
+            raise InputError(
+                f"weights do not fit the model: {name!r} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
+            )
         parameter.copy_(values[name])
 
 
@@ -269,7 +275,9 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = next(kind for kind, available in there.items() if available)
     if not there[name]:
-        raise InputError(f"trainer.device = {name!r}: this machine does not have it; it has {', '.join(k for k in there if there[k])}")
+        raise InputError(
+            f"trainer.device = {name!r}: this machine does not have it; it has {', '.join(k for k in there if there[k])}"
+        )
     return torch.device(name)
 
 

@@ -30,18 +30,25 @@ _STDLIB_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__p
 class DataConfig:
     """Which text, how it is cut into tokens, and how into splits."""
 
-    corpus: Literal["python-stdlib"] = setting("python-stdlib", "built-in corpus: the Python standard library's source")
-    path: str | None = setting(None, "your own UTF-8 text instead: a file, a folder (all its files) or a glob")
+    corpus: Literal["python-stdlib"] = setting(
+        "built-in corpus: the Python standard library's source", default="python-stdlib"
+    )
+    path: str | None = setting("your own UTF-8 text instead: a file, a folder (all its files) or a glob", default=None)
     hf: str | None = setting(
-        None, f"a Hugging Face data set instead: {', '.join(_HF_NAMES)}, or PATH[:CONFIG] (needs the extra 'hf')"
+        f"a Hugging Face data set instead: {', '.join(_HF_NAMES)}, or PATH[:CONFIG] (needs the extra 'hf')", default=None
     )
-    max_chars: int | None = setting(None, "use only the beginning of the corpus [characters, >= 1]", ge=1)
+    max_chars: int | None = setting("use only the beginning of the corpus [characters, >= 1]", default=None, ge=1)
     tokenizer: str = setting(
-        "bpe", "char, byte, bpe (trained on the train split), a tokenizer.json, or a pretrained tokenizer's hub name"
+        "char, byte, bpe (trained on the train split), a tokenizer.json, or a pretrained tokenizer's hub name",
+        default="bpe",
     )
-    vocab_size: int = setting(2048, "size of the BPE vocabulary [tokens, 257 to 1000000]", ge=257, le=1_000_000)
-    reward_fraction: float = setting(0.1, "share of the text that rewards the agent, before test [above 0 to 0.4]", gt=0, le=0.4)
-    test_fraction: float = setting(0.1, "share of the text that no decision sees, at the end [above 0 to 0.4]", gt=0, le=0.4)
+    vocab_size: int = setting("size of the BPE vocabulary [tokens, 257 to 1000000]", default=2048, ge=257, le=1_000_000)
+    reward_fraction: float = setting(
+        "share of the text that rewards the agent, before test [above 0 to 0.4]", default=0.1, gt=0, le=0.4
+    )
+    test_fraction: float = setting(
+        "share of the text that no decision sees, at the end [above 0 to 0.4]", default=0.1, gt=0, le=0.4
+    )
 
     def __post_init__(self) -> None:
         if self.path is not None and self.hf is not None:
@@ -55,7 +62,6 @@ class Corpus:
     Attributes:
         name: What people call it.
         splits: "train", "reward" and "test" to their text.
-        sha256: Of all the text and of how it is split.
     """
 
     name: str
@@ -63,6 +69,7 @@ class Corpus:
 
     @property
     def sha256(self) -> str:
+        """Digest of the text and of how it is split."""
         digest = hashlib.sha256()
         for name, text in self.splits.items():
             digest.update(f"{name} {len(text)}\n".encode())

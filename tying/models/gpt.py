@@ -19,13 +19,13 @@ from tying.randomness import derive_seed
 class GPTConfig:
     """The shape of a GPT."""
 
-    num_layers: int = setting(6, "blocks L [layers, >= 1]", ge=1)
-    num_heads: int = setting(4, "attention heads per block, must divide the width [heads, >= 1]", ge=1)
-    width: int = setting(128, "size C of the residual stream [features, >= 1]", ge=1)
-    context: int = setting(128, "tokens T that the model sees at once [tokens, >= 1]", ge=1)
-    dropout: float = setting(0.0, "share of activations dropped while training [0 to below 1]", ge=0, lt=1)
-    bias: bool = setting(True, "biases in linear layers and norms, as in GPT-2")
-    tie_embeddings: bool = setting(True, "input and output embeddings share (not the tying of layers)")
+    num_layers: int = setting("blocks L [layers, >= 1]", default=6, ge=1)
+    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
+    width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
+    context: int = setting("tokens T that the model sees at once [tokens, >= 1]", default=128, ge=1)
+    dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
+    bias: bool = setting("biases in linear layers and norms, as in GPT-2", default=True)
+    tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
@@ -81,7 +81,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
 
 
 class GPT(nn.Module):
@@ -130,7 +131,8 @@ class GPT(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) -> scalar."""
         logits = self(tokens)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        loss: Tensor = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return loss
 
     @torch.no_grad()
     def generate(

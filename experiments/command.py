@@ -1,0 +1,209 @@
+"""The command line of `train`, generated from the settings.
+
+Later sources win: the preset, what the agent works best with, a --config file, the flags.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic_settings import BaseSettings, CliUnknownArgs, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+import agents
+from agents.base import Agent
+from envs.presets import PRESETS, Setup, preset
+from experiments.settings import RunConfig, Settings, from_dict, hyperparameters_of
+from tying.config import complaints, known_fields, to_dict, unknown
+from tying.errors import InputError
+from tying.files import read_json
+from tying.records import FORMAT
+
+T = TypeVar("T")
+
+_DEFAULT_PRESET = "small"
+_DEFAULT_AGENT = "dqn"
+# `--agent dqn` is short for `--agent.name dqn`.
+_NAMED = ("agent", "reward")
+# Flags that say what to do, and are no settings of the run.
+_ORDERS = ("config", "resume", "out")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a person asked for: new settings (`resume` is None), or an old run to go on with (`settings` is None)."""
+
+    settings: Settings | None
+    resume: Path | None
+    out: Path | None
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Read the command line of `train`.
+
+    Raises:
+        InputError: With one line for every mistake.
+    """
+    arguments = _spell_out(arguments)
+    early, rest = _peek(arguments)
+    if early["resume"] is not None:
+        others = [a for a in arguments if a.startswith("-") and a.partition("=")[0] != "--resume"]
+        if others:
+            raise InputError(f"--resume goes on with the run's own settings: leave out {' '.join(others)}")
+        return Command(None, Path(early["resume"]), None)
+    mistakes = _Mistakes()
+    start = _Start(early, mistakes)
+    plain = _read_flags(start, arguments, rest, mistakes)
+    if mistakes.lines:
+        raise InputError(mistakes.lines)
+    settings = from_dict({name: value for name, value in plain.items() if name not in _ORDERS})
+    return Command(settings, None, Path(early["out"]) if early["out"] is not None else None)
+
+
+class _Mistakes:
+    """Gathers complaints, so that a person sees all of them at once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def attempt(self, make: Callable[[], T], fallback: T) -> T:
+        try:
+            return make()
+        except InputError as error:
+            self.lines.extend(error.lines)
+            return fallback
+
+
+class _Start:
+    """What the flags change: the preset, the agent's wishes and the file, laid over each other."""
+
+    def __init__(self, early: Mapping[str, str | None], mistakes: _Mistakes) -> None:
+        path = early["config"]
+        nothing: dict[str, Any] = {}
+        given = mistakes.attempt(lambda: _read_config_file(Path(path)), nothing) if path is not None else nothing
+        preset_name = early["preset"] or given.get("preset", _DEFAULT_PRESET)
+        agent_name = early["agent.name"] or given.get("agent", {}).get("name", _DEFAULT_AGENT)
+        self.setup: Setup = mistakes.attempt(lambda: preset(preset_name), PRESETS[_DEFAULT_PRESET])
+        nobody: tuple[type[Agent] | None, dict[str, Any]] = (None, {})
+        self.agent, fixed = mistakes.attempt(lambda: agents.agent_class(agent_name), nobody)
+        wishes = {"env": dict(getattr(self.agent, "env_settings", {})), "agent": fixed}
+        if given.get("agent", {}).get("name", agent_name) != agent_name:
+            given = {**given, "agent": {}}  # hyper-parameters of one agent say nothing of another
+        names = {"preset": preset_name, "agent": {"name": agent_name}}
+        self.values = _merge(_merge(to_dict(self.setup), wishes), _merge(given, names))
+
+
+def _spell_out(arguments: Sequence[str]) -> list[str]:
+    spelled = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        spelled.append(f"{flag}.name{equals}{value}" if flag.removeprefix("--") in _NAMED else argument)
+    return spelled
+
+
+def _peek(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
+    """Read the flags that decide which other flags there are; return them and what is left."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("preset", "agent.name", *_ORDERS):
+        parser.add_argument(f"--{name}")
+    try:
+        found, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from error
+    return vars(found), rest
+
+
+def _read_config_file(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path}: not a JSON object")
+    if values.pop("format", FORMAT) != FORMAT:
+        raise InputError(f"--config {path}: written by another format, this version reads format {FORMAT}")
+    return values
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged
+
+
+def _read_flags(start: _Start, arguments: Sequence[str], rest: Sequence[str], mistakes: _Mistakes) -> dict[str, Any]:
+    """Return the settings with the flags applied; what is wrong with them goes to `mistakes`."""
+    cls = _settings_class(start.setup, start.agent)
+    fields = [name for name in known_fields(cls) if name != "unknown"]
+    strange = _unknown_flags(rest, [name.replace("_", "-") for name in fields])
+    # Without its class, an unknown agent's hyper-parameters cannot be judged.
+    mistakes.lines += [line for flag, line in strange if start.agent is not None or not flag.startswith("--agent.")]
+    try:
+        parsed = cls(_cli_parse_args=list(arguments), **start.values)
+    except SettingsError as error:
+        mistakes.lines.append(str(error).removeprefix("error parsing CLI: "))
+    except ValidationError as error:
+        mistakes.lines += complaints(error, fields)
+    else:
+        plain = parsed.model_dump(mode="json")
+        stray = plain.pop("unknown")
+        if stray and not strange:
+            mistakes.lines.append(f"unexpected argument {stray[0]!r}: every setting is a --flag; see --help")
+        return plain
+    return {}
+
+
+def _unknown_flags(rest: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (flag, complaint) for every flag that is not known."""
+    flags = {"--help", *(f"--{name}" for name in known), *(f"--no-{name}" for name in known)}
+    given = [a.partition("=")[0] for a in rest if a.startswith("--")]
+    return [(flag, unknown(f"flag {flag}", flag, sorted(flags))) for flag in given if flag not in flags]
+
+
+def _settings_class(setup: Setup, agent: type[Agent] | None) -> type[BaseSettings]:
+    """Return the class that the flags are generated from, with the preset's values as its defaults."""
+    own = getattr(hyperparameters_of(agent), "__pydantic_fields__", {}) if agent is not None else {}
+    who = f"(or just --agent) who decides: {', '.join(agents.names())}, pointers as in '0 1 1 3', or package.module:Class"
+    agent_fields: dict[str, Any] = {
+        "name": (str, Field(_DEFAULT_AGENT, description=who)),
+        **{name: (field.annotation, field) for name, field in own.items()},
+    }
+    section = create_model(
+        "AgentSettings", __config__=ConfigDict(extra="forbid" if agent is not None else "ignore"), **agent_fields
+    )
+    path = str | None
+    fields: dict[str, Any] = {
+        "preset": (str, Field(_DEFAULT_PRESET, description=f"settings to start from: {', '.join(PRESETS)}")),
+        "config": (path, Field(None, description="JSON file of settings over the preset, such as a run's config.json")),
+        "resume": (path, Field(None, description="run directory to go on with, instead of a new run")),
+        "out": (path, Field(None, description="the run's own folder (default: a new one under runs/)")),
+        **{name: (field.annotation, field) for name, field in RunConfig.__pydantic_fields__.items()},  # type: ignore[attr-defined]
+        "agent": (section, Field(section(), description="the agent; its hyper-parameters depend on --agent")),
+    }
+    for name, field in Setup.__pydantic_fields__.items():  # type: ignore[attr-defined]
+        present = getattr(setup, name)
+        fields[name] = (type(present), Field(present, description=field.description))
+    return create_model("TrainSettings", __base__=_Base, **fields)
+
+
+class _Base(BaseSettings):
+    """Train a Transformer while an agent ties its layers."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        cli_prog_name="python -m experiments.train",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_exit_on_error=False,
+        cli_ignore_unknown_args=True,
+    )
+    unknown: CliUnknownArgs
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
+        """Read the flags and the given values; never the process environment."""
+        return (init_settings,)

@@ -1,0 +1,68 @@
+"""The pointer map: layers over iterations, one colour and one letter per root. Shows who shares, and since when."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tying.palette import colour, letter
+from tying.pointers import Pointers
+
+_MOST_LETTERS = 400  # beyond this many changes letters only clutter the picture
+
+
+def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "") -> Figure:
+    """Draw the tying of a run.
+
+    Args:
+        history: (iteration at the end of the window, pointers in force in it), in rising order; at least one.
+        start: Iteration at which the first window began.
+        title: Shown above.
+    """
+    num_layers = len(history[0][1])
+    ends = [iteration for iteration, _ in history]
+    edges = [start, *ends]
+    colours = np.array([[colour(pointers[layer], num_layers) for _, pointers in history] for layer in range(num_layers)])
+    figure = Figure(figsize=(10, 1.2 + 0.32 * num_layers), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.pcolormesh(edges, np.arange(num_layers + 1) - 0.5, colours)
+    axes.hlines(np.arange(num_layers + 1) - 0.5, start, ends[-1], color="white", linewidth=2)
+    changes = _changes(history)
+    if len(changes) <= _MOST_LETTERS:
+        for window, layer in changes:
+            root = history[window][1][layer]
+            weight = "bold" if root == layer else "normal"
+            axes.text(edges[window], layer, f" {letter(root)}", va="center", color="white", weight=weight, clip_on=True)
+    axes.set(
+        xlabel="training iteration", ylabel="layer", xlim=(start, ends[-1]), ylim=(num_layers - 0.5, -0.5), title=title
+    )
+    axes.set_yticks(range(num_layers))
+    last = axes.secondary_yaxis("right")
+    final = history[-1][1]
+    last.set_yticks(
+        range(num_layers), [letter(root) + (" own" if root == layer else "") for layer, root in enumerate(final)]
+    )
+    last.tick_params(length=0)
+    axes.tick_params(axis="y", length=0)
+    for spine in (*axes.spines.values(), *last.spines.values()):
+        spine.set_visible(False)
+    return figure
+
+
+def _changes(history: Sequence[tuple[int, Pointers]]) -> list[tuple[int, int]]:
+    """Return (window, layer) wherever a layer's root is not what it was in the window before."""
+    changes = [(0, layer) for layer in range(len(history[0][1]))]
+    for window in range(1, len(history)):
+        before, now = history[window - 1][1], history[window][1]
+        changes += [(window, layer) for layer in range(len(now)) if now[layer] != before[layer]]
+    return changes
+
+
+def to_array(figure: Figure, dpi: int = 90) -> np.ndarray:
+    """Return a figure as pixels, (height, width, 3) uint8."""
+    figure.set_dpi(dpi)
+    canvas: FigureCanvasAgg = figure.canvas  # type: ignore[assignment]
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
