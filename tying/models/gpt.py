@@ -131,7 +131,7 @@ class GPT(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) -> scalar."""
         logits = self(tokens)
-        loss: Tensor = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        loss: Tensor = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return loss
 
     @torch.no_grad()

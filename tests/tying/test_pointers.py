@@ -1,0 +1,106 @@
+"""Pointers: every property is checked over all partitions, or over random chains of moves."""
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tying import Pointers
+from tying.errors import InputError
+
+BELL_NUMBERS = {1: 1, 2: 2, 3: 5, 4: 15, 5: 52, 6: 203, 7: 877, 8: 4140}
+
+
+@pytest.mark.parametrize(("num_layers", "count"), BELL_NUMBERS.items())
+def test_all_are_the_set_partitions(num_layers: int, count: int) -> None:
+    values = list(Pointers.all(num_layers))
+    assert len(set(values)) == len(values) == count
+    assert values == sorted(values)
+
+
+def test_groups_and_roots_say_the_same_as_the_pointers() -> None:
+    for pointers in Pointers.all(6):
+        assert pointers.roots == tuple(group[0] for group in pointers.groups)
+        assert pointers.num_unique == len(pointers.groups)
+        assert sorted(layer for group in pointers.groups for layer in group) == list(range(6))
+        assert all(pointers[layer] == group[0] for group in pointers.groups for layer in group)
+
+
+def test_printing_and_parsing_are_inverse() -> None:
+    for pointers in Pointers.all(6):
+        assert Pointers.parse(str(pointers)) == pointers
+        assert Pointers.parse("".join(map(str, pointers))) == pointers
+        assert Pointers.parse(str(tuple(pointers))) == pointers
+        assert eval(repr(pointers)) == pointers
+        assert pickle.loads(pickle.dumps(pointers)) == pointers
+        assert hash(Pointers(tuple(pointers))) == hash(pointers)
+
+
+def _moved_by_the_book(pointers: Pointers, layer: int, target: int) -> set[frozenset[int]]:
+    """Return the partition that `move` should lead to, from sets alone."""
+    groups = {frozenset(group) for group in pointers.groups}
+    own = next(group for group in groups if layer in group)
+    if target == layer:
+        return groups if min(own) == layer else (groups - {own}) | {own - {layer}, frozenset({layer})}
+    joined = next(group for group in groups if target in group)
+    if joined == own:
+        return groups
+    return {group for group in (groups - {own, joined}) | {own - {layer}, joined | {layer}} if group}
+
+
+def test_move_changes_one_layer_in_every_partition() -> None:
+    for pointers in Pointers.all(6):
+        for layer in range(6):
+            for target in range(layer + 1):
+                moved = pointers.move(layer, target)
+                assert {frozenset(group) for group in moved.groups} == _moved_by_the_book(pointers, layer, target)
+
+
+def test_moves_reach_every_partition_from_every_other() -> None:
+    start = Pointers.independent(5)
+    seen, todo = {start}, [start]
+    while todo:
+        pointers = todo.pop()
+        for layer in range(5):
+            for target in range(layer + 1):
+                moved = pointers.move(layer, target)
+                if moved not in seen:
+                    seen.add(moved)
+                    todo.append(moved)
+    assert len(seen) == BELL_NUMBERS[5]
+
+
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=12))
+def test_labels_share_exactly_when_equal(labels: list[int]) -> None:
+    pointers = Pointers.from_labels(labels)
+    for i in range(len(labels)):
+        for j in range(len(labels)):
+            assert (pointers[i] == pointers[j]) == (labels[i] == labels[j])
+
+
+def test_promotion_when_a_root_leaves() -> None:
+    assert Pointers((0, 1, 1, 1)).move(1, 0) == (0, 0, 2, 2)
+
+
+@pytest.mark.parametrize("values", [(), (1,), (0, 2), (0, -1), (0, 0, 1), (0, 1, 1, 2)])
+def test_invalid_pointers_are_refused(values: tuple[int, ...]) -> None:
+    with pytest.raises(InputError):
+        Pointers(values)
+
+
+@pytest.mark.parametrize("text", ["", "a b", "0 1.5", "0 2", "-1"])
+def test_invalid_text_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        Pointers.parse(text)
+
+
+@pytest.mark.parametrize(("layer", "target"), [(4, 0), (-1, 0), (1, 2), (1, -1)])
+def test_impossible_moves_are_refused(layer: int, target: int) -> None:
+    with pytest.raises(InputError):
+        Pointers.independent(4).move(layer, target)
+
+
+def test_fractions_are_no_pointers() -> None:
+    with pytest.raises(TypeError):
+        Pointers((0, 0.5))  # type: ignore[arg-type]
