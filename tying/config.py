@@ -5,6 +5,7 @@ A configuration is a frozen dataclass beside its owner: `@config class XConfig`,
 once; unknown keys are mistakes too.
 """
 
+import functools
 from difflib import get_close_matches
 from typing import Any, TypeVar, dataclass_transform
 
@@ -26,9 +27,19 @@ def setting(description: str, *, default: Any, **limits: Any) -> Any:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
 def config(cls: type[T]) -> type[T]:
-    """Make a class a checked, frozen, keyword-only dataclass."""
-    made: type[T] = dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)  # type: ignore[assignment]
-    return made
+    """Make a class a checked, frozen, keyword-only dataclass; wrong values raise InputError, all of them together."""
+    made: Any = dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def init(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            check(self, *args, **values)
+        except ValidationError as error:
+            raise InputError(complaints(error, known_fields(made))) from error
+
+    made.__init__ = init
+    return made  # type: ignore[no-any-return]
 
 
 def build(cls: type[T], values: dict[str, Any], where: str = "") -> T:

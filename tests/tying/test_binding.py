@@ -270,7 +270,7 @@ def test_blocks_that_are_tied_already_are_taken_as_they_are() -> None:
 def test_blocks_that_share_only_a_part_are_refused() -> None:
     model = tiny_gpt(3)
     model.h[2].attn.qkv.weight = model.h[1].attn.qkv.weight
-    with pytest.raises(InputError, match="blocks 1 and 2 share 'attn.qkv.weight' but not all"):
+    with pytest.raises(InputError, match=r"blocks 1 and 2 share 'attn\.qkv\.weight' but not all"):
         LayerBinding(model.h)
 
 
@@ -290,7 +290,8 @@ def test_blocks_that_differ_are_refused_with_the_first_difference(blocks: list[n
 
 
 @pytest.mark.parametrize(
-    "options", [{"gradient": "max"}, {"share": "nothing.*"}, {"norms": "some"}, {"share": "ln_*", "norms": "private"}]
+    "options",
+    [{"gradient": "max"}, {"share": "nothing.*"}, {"norms": "some"}, {"share": "ln_*", "norms": "private"}],
 )
 def test_unknown_options_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(InputError):

@@ -136,7 +136,7 @@ def _read(files: Iterable[Path], max_chars: int | None) -> str:
             raise InputError(f"{path}: {error.strerror}") from error
         parts.append(text)
         length += len(text) + 1
-        if max_chars is not None and length >= max_chars:
+        if max_chars is not None and length > max_chars:  # not >=: the last file has no newline behind it
             break
     return "\n".join(parts)[:max_chars]
 
@@ -160,13 +160,14 @@ def _from_hugging_face(config: DataConfig, name: str) -> Corpus:
         texts[str(split)] = "\n".join(rows[column])[: config.max_chars]
     if "train" not in texts:
         raise InputError(f"data.hf = {name!r}: no train split; it has {', '.join(texts)}")
-    train, reward, test = texts["train"], texts.get("validation"), texts.get("test")
-    if test is None:
-        start = round(len(train) * (1 - config.test_fraction))
-        train, test = train[:start], train[start:]
-    if reward is None:
-        start = round(len(train) * (1 - config.reward_fraction))
-        train, reward = train[:start], train[start:]
+    whole, reward, test = texts["train"], texts.get("validation"), texts.get("test")
+    test_share = config.test_fraction if test is None else 0.0
+    reward_share = config.reward_fraction if reward is None else 0.0
+    test_start = round(len(whole) * (1 - test_share))
+    reward_start = round(len(whole) * (1 - test_share - reward_share))
+    train = whole[:reward_start]
+    reward = whole[reward_start:test_start] if reward is None else reward
+    test = whole[test_start:] if test is None else test
     return Corpus(name, {"train": train, "reward": reward, "test": test})
 
 

@@ -1,0 +1,166 @@
+"""Every registered agent on the instant environment: the contract, saving, masks, refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+import agents
+import envs  # noqa: F401 (registers the environments)
+from agents.base import Agent, masks_of
+from tying import Pointers
+from tying.errors import InputError
+
+LEARNERS = ["dqn", "ppo", "maskable_ppo", "a2c"]
+FIXED = [
+    "independent",
+    "all_tied",
+    "sequence:3",
+    "cycle:2",
+    "cycle_rev:3",
+    "sandwich",
+    "middle_cycle:4",
+    "immediate_repeat",
+]
+FIXED += ["immediate_repeat", "front_loaded:3,2,1", "share_then_unshare:50", "0 1 1 3 3 5"]
+MODES = {"dqn": ["cursor", "pair"], **{name: ["cursor", "pair", "joint"] for name in [*LEARNERS[1:], "random"]}}
+MODES |= {name: ["joint"] for name in FIXED}
+CASES = [(name, mode) for name, modes in MODES.items() for mode in modes]
+
+
+def instant(mode: str = "cursor", **options: Any) -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("tying/FormulaTying-v0", action_mode=mode, **options)
+
+
+def decisions_of(name: str, mode: str, seed: int, count: int = 45, **hyperparameters: Any) -> list[Pointers]:
+    env = instant(mode)
+    seen: list[Pointers] = []
+    env.unwrapped.on_decision = lambda decision, *_: seen.append(decision.pointers)  # type: ignore[attr-defined]
+    agents.make(name, env, seed=seed, **hyperparameters).learn(env, count)
+    return seen
+
+
+def test_every_name_is_tested() -> None:
+    assert {name.partition(":")[0] for name in MODES} - {"0 1 1 3 3 5"} == set(agents.names())
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_it_decides_as_often_as_asked_and_the_same_for_equal_seeds(name: str, mode: str) -> None:
+    first = decisions_of(name, mode, seed=1)
+    assert len(first) == 45
+    assert first == decisions_of(name, mode, seed=1)
+
+
+@pytest.mark.parametrize("name", [*LEARNERS, "random"])
+def test_other_seeds_decide_otherwise(name: str) -> None:
+    assert decisions_of(name, "cursor", seed=1) != decisions_of(name, "cursor", seed=2)
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_predictions_are_in_the_space_and_diagnostics_are_finite(name: str, mode: str) -> None:
+    env = instant(mode)
+    agent = agents.make(name, env, seed=0)
+    observation, _ = env.reset(seed=0)
+    masks = masks_of(env)
+    assert masks is not None
+    for deterministic in (False, True):
+        assert env.action_space.contains(agent.predict(observation, masks, deterministic))
+    for value in agent.diagnostics(observation, masks).values():
+        assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_what_is_saved_decides_like_what_was_learned(name: str, mode: str, tmp_path: Path) -> None:
+    env = instant(mode)
+    agent = agents.make(name, env, seed=3).learn(env, 40)
+    agent.save(tmp_path / "agent")
+    loaded = agents.load(name, tmp_path / "agent", instant(mode))
+    observation, _ = env.reset(seed=5)
+    for _ in range(10):
+        action = agent.predict(observation, masks_of(env), deterministic=True)
+        if name != "random":
+            assert np.array_equal(action, loaded.predict(observation, masks_of(env), deterministic=True))
+        observation, *_ = env.step(action)
+    assert loaded.config == agent.config
+
+
+@pytest.mark.parametrize("name", ["random", "maskable_ppo"])
+def test_masked_agents_take_legal_actions_only(name: str) -> None:
+    env = instant("pair")
+    agent = agents.make(name, env, seed=0)
+    illegal = []
+
+    def check(decision: Any, _: np.ndarray, masks: np.ndarray) -> None:
+        if not masks[decision.action]:
+            illegal.append(decision)
+
+    env.unwrapped.on_decision = check  # type: ignore[attr-defined]
+    agent.learn(env, 60)
+    assert not illegal
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_fixed_strategies_hold_from_the_first_window_on(name: str) -> None:
+    patterns = set(decisions_of(name, "joint", seed=0, count=20))
+    assert len(patterns) == (2 if name.startswith("share_then") else 1)
+
+
+def test_diagnostics_draw_no_random_numbers() -> None:
+    """Looking at an agent must not change what it does."""
+    for name in [*LEARNERS, "random"]:
+        env = instant()
+        agent = agents.make(name, env, seed=1)
+        seen: list[Pointers] = []
+
+        def look(decision: Any, observation: np.ndarray, masks: np.ndarray, agent: Agent = agent) -> None:
+            agent.diagnostics(observation, masks)
+            agent.metrics()
+            seen.append(decision.pointers)  # noqa: B023 (called within this turn of the loop)
+
+        env.unwrapped.on_decision = look  # type: ignore[attr-defined]
+        agent.learn(env, 45)
+        assert seen == decisions_of(name, "cursor", seed=1)
+
+
+def test_a_callback_can_stop() -> None:
+    for name in ["dqn", "random"]:
+        env = instant()
+        calls: list[Agent] = []
+        agents.make(name, env, seed=0).learn(env, 30, callback=lambda agent: calls.append(agent) or len(calls) < 7)  # noqa: B023
+        assert len(calls) == 7
+
+
+def test_hyperparameters_are_set_and_checked() -> None:
+    agent = agents.make("dqn", instant(), learning_rate=0.5)
+    assert agent.config.learning_rate == 0.5
+    with pytest.raises(InputError, match=r"unknown setting 'agent\.learning_rat': did you mean 'agent\.learning_rate'"):
+        agents.make("dqn", instant(), learning_rat=0.5)
+    with pytest.raises(InputError, match=r"agent\.gamma = 2"):
+        agents.make("dqn", instant(), gamma=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("dqn", "joint", "agents that fit: ppo, maskable_ppo, a2c, random, fixed strategies"),
+        ("sequence:3", "cursor", "agents that fit: dqn, ppo, maskable_ppo, a2c, random;"),
+        ("dqm", "cursor", "did you mean 'dqn'"),
+        ("no_such_module:Agent", "cursor", "cannot be imported: ModuleNotFoundError"),
+        ("agents.base:Nothing", "cursor", "cannot be imported: AttributeError"),
+        ("agents.base:NoConfig", "cursor", "it lacks predict, learn, save, load"),
+        ("sequence:9", "joint", "sequence:9 needs 1 to 6 unique layers"),
+    ],
+)
+def test_agents_that_do_not_fit_are_refused(name: str, mode: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        agents.make(name, instant(mode))
+
+
+def test_metrics_carry_what_the_library_logs() -> None:
+    env = instant()
+    for name, tag in [("dqn", "train/loss"), ("ppo", "train/value_loss"), ("a2c", "train/value_loss")]:
+        agent = agents.make(name, env, seed=0).learn(env, 45)
+        assert tag in agent.metrics()
+        assert agent.metrics() == {}

@@ -1,0 +1,180 @@
+"""Both environments: checkers, episodes, freezing, seeds, masks, observations by index."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from stable_baselines3.common.env_checker import check_env as sb3_check
+
+import envs
+from envs import FormulaTyingEnv, LayerTyingEnv
+from envs.formula import distance
+from envs.presets import PRESETS
+from tying import Pointers
+from tying.errors import InputError
+
+IDS = ["tying/LayerTying-v0", "tying/FormulaTying-v0"]
+MODES = ["cursor", "pair", "joint"]
+
+
+def play(env: gymnasium.Env[Any, Any], seed: int = 0) -> list[tuple[np.ndarray, float, dict[str, Any]]]:
+    env.reset(seed=seed)
+    env.action_space.seed(seed)
+    steps, terminated = [], False
+    while not terminated:
+        observation, reward, terminated, _, info = env.step(env.action_space.sample())
+        steps.append((observation, float(reward), info))
+    return steps
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("env_id", IDS)
+def test_both_checkers_pass(env_id: str, mode: str) -> None:
+    env = gymnasium.make(env_id, action_mode=mode, render_mode="ansi")
+    gymnasium_check(env.unwrapped)
+    sb3_check(env.unwrapped)
+    assert env.unwrapped.action_masks().dtype == bool  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("env_id", IDS)
+def test_equal_seeds_give_equal_episodes(env_id: str, mode: str) -> None:
+    first, again, other = (play(gymnasium.make(env_id, action_mode=mode), seed) for seed in (3, 3, 4))
+    assert [reward for _, reward, _ in first] == [reward for _, reward, _ in again]
+    assert [info for *_, info in first] == [info for *_, info in again]
+    assert [reward for _, reward, _ in first] != [reward for _, reward, _ in other]
+
+
+def test_an_episode_is_one_run_of_the_budget() -> None:
+    env = LayerTyingEnv(trainer={"iterations": 10}, decision_interval=4)
+    steps = play(env)
+    assert env.num_decisions == len(steps) == 3
+    assert [info["iteration"] for *_, info in steps] == [4, 8, 10]
+    assert steps[-1][0][0] == 0
+
+
+def test_reset_builds_nothing() -> None:
+    env = LayerTyingEnv()
+    env.reset(seed=0)
+    assert env.backend.trainer is None  # type: ignore[attr-defined]
+    env.step(0)
+    finished = env.backend.trainer  # type: ignore[attr-defined]
+    env.reset(seed=0)
+    assert env.backend.trainer is finished  # type: ignore[attr-defined]
+    env.step(0)
+    assert env.backend.trainer is not finished  # type: ignore[attr-defined]
+
+
+def test_frozen_pointers_do_not_move_and_masks_say_so() -> None:
+    env = FormulaTyingEnv(num_decisions=10, freeze_after=0.5)
+    env.reset(seed=0)
+    for index in range(10):
+        assert env.frozen == (index >= 5)
+        assert (env.action_masks().sum() == 1) == (index >= 5)
+        before = env.pointers
+        action = 0
+        _, _, _, _, info = env.step(action)
+        assert info["frozen"] == (index >= 5)
+        assert index < 5 or env.pointers == before
+
+
+def test_the_cursor_walks_all_layers_but_the_first() -> None:
+    env = FormulaTyingEnv(num_layers=4, num_decisions=7)
+    observation, _ = env.reset(seed=0)
+    turns = []
+    for _ in range(7):
+        turns.append(int(np.flatnonzero(observation[7::5])[0]))
+        observation, *_ = env.step(3)
+    assert turns == [1, 2, 3, 1, 2, 3, 1]
+
+
+def test_observations_by_index() -> None:
+    env = LayerTyingEnv(initial_pointers="0 1 1 0", model={"num_layers": 4})
+    observation, _ = env.reset(seed=0)
+    np.testing.assert_allclose(observation[:5], [1, 1, 0, 0.5, 0])
+    np.testing.assert_allclose(observation[5::5], [0, 1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(observation[6::5], [1, 1, 0, 0])
+    np.testing.assert_allclose(observation[7::5], [0, 1, 0, 0])
+    np.testing.assert_allclose(observation[8::5], 0)
+    following, _, _, _, info = env.step(1)
+    assert following[0] == pytest.approx(0.9)
+    assert following[1] == pytest.approx(info["reward_loss"] / np.log(256), rel=1e-5)
+    assert following[3] == pytest.approx(info["param_share"])
+    assert following[8::5].max() == pytest.approx(1.0)
+    assert following[9 + 5 * 2] == 1.0
+    assert env.observation_space.contains(following)
+
+
+def test_rewards_are_the_sum_of_their_terms() -> None:
+    for _, reward, info in play(LayerTyingEnv(reward={"param_weight": 0.5})):
+        assert reward == pytest.approx(sum(info["reward_terms"].values()))
+
+
+def test_actions_outside_the_space_are_refused() -> None:
+    env = FormulaTyingEnv()
+    env.reset(seed=0)
+    with pytest.raises(InputError, match="outside the space"):
+        env.step(6)
+
+
+def test_ansi_rendering_shows_the_tying() -> None:
+    env = FormulaTyingEnv(initial_pointers="all_tied", render_mode="ansi")
+    env.reset(seed=0)
+    assert str(env.render()).count("A") == 6
+    assert FormulaTyingEnv().render() is None
+
+
+def test_a_model_of_one_layer_has_nothing_to_decide() -> None:
+    env = FormulaTyingEnv(num_layers=1, best="independent", num_decisions=2)
+    assert [info["pointers"] for *_, info in play(env)] == [[0], [0]]
+
+
+def test_the_formula_knows_its_best_pattern() -> None:
+    env = FormulaTyingEnv(num_layers=5, best="0 1 1 0 4")
+    losses = {p: env.backend.loss(p, 0.5) for p in Pointers.all(5)}  # type: ignore[attr-defined]
+    assert min(losses, key=lambda p: losses[p]) == env.best
+    assert sorted(losses.values())[1] > losses[env.best]
+    assert distance(Pointers((0, 0, 0)), Pointers((0, 1, 2))) == 1
+
+
+def test_noise_is_private_and_seeded() -> None:
+    np.random.seed(0)
+    first = [r for _, r, _ in play(FormulaTyingEnv(noise=0.1), 1)]
+    assert first == [r for _, r, _ in play(FormulaTyingEnv(noise=0.1), 1)]
+    assert first != [r for _, r, _ in play(FormulaTyingEnv(noise=0.1), 2)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"action_mod": "pair"}, "did you mean 'action_mode'"),
+        ({"decision_interval": 0}, "decision_interval = 0"),
+        ({"trainer": {"iterations": -1, "batch": 3}}, "trainer.iterations = -1"),
+        ({"initial_pointers": "0 1"}, "are for 2 layers, the model has 4"),
+        ({"preset": "tinny"}, "did you mean 'tiny'"),
+        ({"render_mode": "human"}, "allowed are None and 'ansi'"),
+    ],
+)
+def test_wrong_arguments_are_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LayerTyingEnv(**overrides)
+
+
+def test_all_wrong_arguments_are_named_together() -> None:
+    with pytest.raises(InputError) as caught:
+        LayerTyingEnv(action_mod="pair", trainer={"iterations": -1, "bach_size": 3}, freeze_after=2)
+    assert len(caught.value.lines) == 4
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_makes_an_environment(name: str) -> None:
+    env = LayerTyingEnv(name)
+    assert env.num_decisions >= 10
+    assert env.observation_space.shape == (5 + 5 * PRESETS[name].model.num_layers,)
+
+
+def test_ids_are_registered() -> None:
+    assert {"LayerTyingEnv", "FormulaTyingEnv"} <= set(envs.__all__)
+    assert all(env_id in gymnasium.registry for env_id in IDS)
