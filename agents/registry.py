@@ -103,6 +103,8 @@ def _import(name: str, target: str) -> type[Agent]:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"agent {name!r} cannot be imported: {type(error).__name__}: {reason}") from error
     lacking = [method for method in _METHODS if not callable(getattr(cls, method, None))]
+    if not lacking and cls.predict is Agent.predict:  # what Agent has is but a placeholder
+        lacking = ["predict"]
     if not isinstance(cls, type) or lacking:
         raise InputError(f"agent {name!r} is no agent: it lacks {', '.join(lacking) or 'a class'} (see agents.base.Agent)")
     return cls

@@ -53,6 +53,8 @@ def parse(arguments: Sequence[str]) -> Command:
         others = [a for a in arguments if a.startswith("-") and a.partition("=")[0] != "--resume"]
         if others:
             raise InputError(f"--resume goes on with the run's own settings: leave out {' '.join(others)}")
+        if rest:
+            raise InputError(f"--resume goes on with one run: leave out {' '.join(rest)}")
         return Command(None, Path(early["resume"]), None)
     mistakes = _Mistakes()
     start = _Start(early, mistakes)
@@ -122,6 +124,13 @@ def _read_config_file(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: not a JSON object")
     if values.pop("format", FORMAT) != FORMAT:
         raise InputError(f"--config {path}: written by another format, this version reads format {FORMAT}")
+    for name in _NAMED:
+        if isinstance(values.get(name), str):
+            values[name] = {"name": values[name]}
+    if not isinstance(values.get("agent", {}), dict) or not isinstance(values.get("agent", {}).get("name", ""), str):
+        raise InputError(f"--config {path}: agent is neither a name nor an object with a name")
+    if not isinstance(values.get("preset", ""), str):
+        raise InputError(f"--config {path}: preset is not a name")
     return values
 
 

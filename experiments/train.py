@@ -5,7 +5,6 @@ python -m experiments.train --resume runs/<run>
 """
 
 import json
-import math
 import re
 import sys
 import time
@@ -25,9 +24,11 @@ from experiments.display import Display, summary_table
 from experiments.recorder import Recorder
 from experiments.settings import Settings, dump, from_dict
 from tying import checkpoint
+from tying.data import TokenData
+from tying.errors import DivergenceError, InputError
 from tying.files import read_json, replacing
 from tying.pointers import Pointers
-from tying.records import RunDirectory, window_of
+from tying.records import RunDirectory, perplexity, window_of
 from tying.tensorboard import Board
 
 
@@ -78,6 +79,8 @@ def _train(run: RunDirectory, settings: Settings, console: Console, new: bool) -
     console.print(f"corpus {_corpus_name(settings)}: reading and tokenizing ...", highlight=False)
     data = backend.data
     data.require(settings.setup.model.context)
+    if not new:
+        _require_same_corpus(run, data)
     backend.reset(settings.run.seed)
     trainer = backend.start()
     if new:
@@ -89,6 +92,7 @@ def _train(run: RunDirectory, settings: Settings, console: Console, new: bool) -
         f"run {run.path}\nmodel {trainer.independent_params:,} parameters untied, {env.backend.num_layers} layers; "
         f"data {len(data.splits['train']):,} training tokens; device {trainer.device}; agent {settings.agent}",
         highlight=False,
+        soft_wrap=True,
     )
     batch_tokens = settings.setup.trainer.batch_size * settings.setup.model.context
     board = Board(run.tensorboard, None if new else (lines[-1]["iteration"] if lines else 0), batch_tokens)
@@ -112,9 +116,18 @@ def _train(run: RunDirectory, settings: Settings, console: Console, new: bool) -
 def _known_decisions(run: RunDirectory) -> list[dict[str, Any]]:
     """Return the decisions up to the newest checkpoint; what came after it is cut off and will be done again."""
     newest = run.latest_checkpoint()
-    lines = run.read_decisions()[: newest[0] if newest else 0]
+    count = newest[0] if newest else 0
+    lines = run.read_decisions()[:count]
+    if len(lines) < count:
+        raise InputError(f"{run.decisions_file}: {len(lines)} decisions, but the newest checkpoint is after {count}")
     run.rewrite_decisions(lines)
     return lines
+
+
+def _require_same_corpus(run: RunDirectory, data: TokenData) -> None:
+    versions = read_json(run.path / "versions.json")
+    if not isinstance(versions, dict) or versions.get("corpus_sha256") != data.corpus_sha256:
+        raise InputError(f"cannot resume: corpus {data.name} is no longer the text that {run.path} was trained on")
 
 
 def _corpus_name(settings: Settings) -> str:
@@ -126,6 +139,8 @@ def _corpus_name(settings: Settings) -> str:
 def _how_to_resume(run: RunDirectory) -> Iterator[None]:
     try:
         yield
+    except (InputError, DivergenceError):
+        raise  # it would end in the same way again
     except BaseException:
         print(f"to go on: python -m experiments.train --resume {run.path}", file=sys.stderr)
         raise
@@ -152,7 +167,7 @@ def _finish(run: RunDirectory, settings: Settings, recorder: Recorder, board: Bo
         "tokens": trainer.tokens,
         "decisions": sum(not line["frozen"] for line in recorder.lines),
         "test_loss": test_loss,
-        "test_ppl": math.exp(test_loss),
+        "test_ppl": perplexity(test_loss),
         "reward_loss": recorder.lines[-1]["reward_loss"],
         "wall_s": elapsed + time.perf_counter() - start,
         "train_s": recorder.total("train_s"),

@@ -43,6 +43,9 @@ def load(trainer: Trainer, folder: Path) -> None:
     facts: dict[str, Any] = read_json(folder / "state.json")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise InputError(f"{folder}: not a checkpoint of format {FORMAT}")
+    missing = {"iteration", "pointers", "seed"} - facts.keys()
+    if missing:
+        raise InputError(f"{folder / 'state.json'}: {', '.join(sorted(missing))} is missing")
     if facts["seed"] != trainer.seed:
         raise InputError(f"{folder}: made with seed {facts['seed']}, not {trainer.seed}")
     tensors = {part: load_tensors(folder / f"{part}.safetensors") for part in ("model", "optimizer")}

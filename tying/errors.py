@@ -16,4 +16,4 @@ class InputError(ValueError):
 
 
 class DivergenceError(RuntimeError):
-    """Training met a loss or gradient that is not finite; no parameter was changed by that iteration."""
+    """A loss or gradient is not finite; an iteration that met one has changed no parameter."""

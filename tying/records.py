@@ -5,6 +5,7 @@ runs/<preset>__<agent>__s<seed>__<date-time>/
 """
 
 import json
+import math
 import platform
 import shlex
 import shutil
@@ -22,6 +23,11 @@ from tying.pointers import Pointers
 
 FORMAT = 1
 _PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib", "tokenizers", "safetensors")
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), or the largest finite power of e that a float holds."""
+    return math.exp(min(loss, 709.0))
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,9 @@ class Decision:
         return {"decision": values.pop("index"), **values, "pointers": list(self.pointers), **window}
 
 
+_LINE_KEYS = {"decision", "pointers", *Window.__dataclass_fields__}
+
+
 def window_of(line: dict[str, Any]) -> Window:
     """Return the window in a line that `Decision.to_dict` made."""
     return Window.from_dict({name: line[name] for name in Window.__dataclass_fields__})
@@ -159,16 +168,17 @@ class RunDirectory:
         if not self.decisions_file.exists():
             return []
         lines: list[dict[str, Any]] = []
-        text = self.decisions_file.read_bytes().decode("utf-8", "replace")
-        for number, line in enumerate(text.splitlines(keepends=True)):
-            if not line.endswith("\n"):
-                break
+        # Whatever is behind the last newline was cut short.
+        for number, text in enumerate(self.decisions_file.read_bytes().split(b"\n")[:-1]):
             try:
-                lines.append(json.loads(line))
+                line = json.loads(text)
             except ValueError as error:
                 raise InputError(f"{self.decisions_file}: line {number + 1} is damaged") from error
-            if lines[-1].get("decision") != number:
+            if not isinstance(line, dict) or not line.keys() >= _LINE_KEYS:
+                raise InputError(f"{self.decisions_file}: line {number + 1} is damaged")
+            if line["decision"] != number:
                 raise InputError(f"{self.decisions_file}: line {number + 1} is not decision {number}")
+            lines.append(line)
         return lines
 
     def rewrite_decisions(self, lines: Sequence[dict[str, Any]]) -> None:

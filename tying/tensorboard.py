@@ -1,6 +1,5 @@
 """The run's TensorBoard file. x is the training iteration everywhere; docs/tags.md defines every tag."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from tying import pointer_map
 from tying.pointers import Pointers
-from tying.records import Decision
+from tying.records import Decision, perplexity
 from tying.trainer import Iteration
 
 # Agents with more actions than this get no tag per action; decisions.jsonl has them all.
@@ -50,7 +49,7 @@ class Board:
             window.iteration,
             {
                 "lm/reward_loss": window.reward_loss,
-                "lm/reward_ppl": math.exp(window.reward_loss),
+                "lm/reward_ppl": perplexity(window.reward_loss),
                 "tying/num_unique_layers": decision.pointers.num_unique,
                 "tying/trainable_params": trainable_params,
                 "tying/compression_ratio": compression_ratio,

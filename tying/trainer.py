@@ -128,6 +128,10 @@ class Trainer:
         return self.binding.pointers
 
     @property
+    def _advice(self) -> str:
+        return f"try a lower optim.learning_rate (now {self.optim.learning_rate}) or a longer warm-up"
+
+    @property
     def tokens(self) -> int:
         """Number of training tokens seen so far."""
         return self.iteration * self.config.batch_size * self.context
@@ -182,7 +186,7 @@ class Trainer:
         if not (math.isfinite(mean_loss) and math.isfinite(norm)):
             raise DivergenceError(
                 f"iteration {self.iteration}: loss {mean_loss}, gradient norm {norm}: stopped before the optimizer step; "
-                f"try a lower optim.learning_rate (now {self.optim.learning_rate}) or a longer warm-up"
+                f"{self._advice}"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -197,6 +201,9 @@ class Trainer:
         Args:
             split: "train", "reward" or "test".
             num_batches: None for every token of the split; otherwise that many fixed batches, spread evenly over it.
+
+        Raises:
+            DivergenceError: If it is not finite.
         """
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -206,7 +213,10 @@ class Trainer:
             with self._autocast():
                 total += self.model.loss(tokens, targets).double() * targets.numel()
             count += targets.numel()
-        return float(total) / count
+        loss = float(total) / count
+        if not math.isfinite(loss):
+            raise DivergenceError(f"after iteration {self.iteration}: loss {loss} on the {split} split; {self._advice}")
+        return loss
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "fp32":
