@@ -67,6 +67,8 @@ def from_dict(values: Mapping[str, Any], where: str = "") -> Settings:
     """
     try:
         own = set(RunConfig.__dataclass_fields__)
+        if not isinstance(values["agent"], Mapping) or not isinstance(values["agent"].get("name"), str):
+            raise InputError(f"agent = {values['agent']!r}: expected an object with a name")
         agent = dict(values["agent"])
         name = agent.pop("name")
         known = {"preset", "agent", *own, *_SECTIONS}
