@@ -1,11 +1,22 @@
-"""How every script ends: 0 done, 1 stopped by a failure, 2 bad input, 130 and 143 interrupted. One line each."""
+"""How every script reads its flags and how it ends.
+
+Exit status: 0 done, 1 stopped by a failure, 2 bad input, 130 and 143 interrupted; one line for each complaint.
+"""
 
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TypeVar
 
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from tying.config import complaints, known_fields
 from tying.errors import DivergenceError, InputError
+
+S = TypeVar("S", bound=BaseSettings)
 
 
 class Terminated(BaseException):
@@ -33,6 +44,33 @@ def status(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> i
     except Terminated:
         return _complain(143, "terminated")
     return 0
+
+
+def script_config(name: str) -> SettingsConfigDict:
+    """Return how a script's settings class is turned into flags."""
+    return SettingsConfigDict(
+        extra="forbid",
+        cli_prog_name=f"python -m experiments.{name}",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_exit_on_error=False,
+    )
+
+
+def read(cls: type[S], arguments: Sequence[str]) -> S:
+    """Return a script's settings, read from the flags alone.
+
+    Raises:
+        InputError: With one line for every mistake.
+    """
+    try:
+        return cls(_cli_parse_args=list(arguments))
+    except ValidationError as error:
+        raise InputError(complaints(error, known_fields(cls))) from error
+    except SettingsError as error:
+        raise InputError(str(error).removeprefix("error parsing CLI: ")) from error
 
 
 def _complain(code: int, *lines: str) -> int:

