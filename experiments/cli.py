@@ -5,6 +5,7 @@ Exit status: 0 done, 1 stopped by a failure, 2 bad input, 130 and 143 interrupte
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeVar
@@ -26,6 +27,7 @@ class Terminated(BaseException):
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run a script's main function on the command line's arguments and leave with its status."""
     signal.signal(signal.SIGTERM, _terminate)
+    threading.excepthook = _leave_to_main_thread
     sys.exit(status(main, sys.argv[1:]))
 
 
@@ -77,6 +79,12 @@ def _complain(code: int, *lines: str) -> int:
     for line in lines:
         print(f"error: {line}" if code in (1, 2) else line, file=sys.stderr)
     return code
+
+
+def _leave_to_main_thread(args: threading.ExceptHookArgs) -> None:
+    """Say nothing of a failed write in TensorBoard's thread: it is raised again in the main thread, and told there."""
+    if not issubclass(args.exc_type, OSError):
+        threading.__excepthook__(args)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -81,6 +81,7 @@ def _train(run: RunDirectory, settings: Settings, console: Console, new: bool) -
     data.require(settings.setup.model.context)
     if not new:
         _require_same_corpus(run, data)
+        run.remove_leftovers()
     backend.reset(settings.run.seed)
     trainer = backend.start()
     if new:

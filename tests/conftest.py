@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +91,30 @@ def scripts() -> Scripts:
     return Scripts()
 
 
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Compute as the scripts above do: bit by bit the same, and fast on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+def one_thread() -> Iterator[None]:
+    """See single_thread."""
+    with single_thread():
+        yield
+
+
+@pytest.fixture
+def train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> Callable[..., Finished]:
     """Call `experiments.train` inside this process, in the test's own folder: the same, in a fraction of the time."""
     from experiments import cli
     from experiments.train import main
@@ -106,17 +129,6 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return Finished(status, *capsys.readouterr())
 
     return call
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Compute as the scripts do, so that results can be compared bit by bit."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, target)
     except BaseException:
-        _remove(temporary)
+        remove(temporary)
         raise
 
 
@@ -60,6 +60,14 @@ def write_link(link: Path, target: str) -> None:
         temporary.symlink_to(target)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _flush_to_disk(path: Path) -> None:
     if path.is_symlink():
         return
@@ -69,10 +77,3 @@ def _flush_to_disk(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

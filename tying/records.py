@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tying.errors import InputError
-from tying.files import read_json, write_json, write_link, write_text
+from tying.files import read_json, remove, write_json, write_link, write_text
 from tying.pointers import Pointers
 
 FORMAT = 1
@@ -184,6 +184,11 @@ class RunDirectory:
     def rewrite_decisions(self, lines: Sequence[dict[str, Any]]) -> None:
         """Replace decisions.jsonl in one step."""
         write_text(self.decisions_file, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process was writing when it died."""
+        for path in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+            remove(path)
 
     def checkpoint_folder(self, decisions: int) -> Path:
         """Return the folder of the checkpoint after that many decisions."""

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.command import parse
 from experiments.settings import Settings
-from tests.conftest import Finished, words
+from tests.conftest import Finished, single_thread, words
 from tying.errors import InputError
 
 Train = Callable[..., Finished]
@@ -428,7 +428,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
             raise KeyboardInterrupt
 
     flags = ["--data.path", str(folder / "corpus.txt"), "--out", str(folder / "run")]
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, single_thread():
         patch.setattr(Recorder, "on_decision", interrupt)
         shape = ["--trainer.iterations", "12", "--env.decision-interval", "2", "--checkpoint-interval", "3"]
         assert cli.status(main, [*TINY, *shape, *flags]) == 130

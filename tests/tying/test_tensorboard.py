@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments import cli
 from experiments.train import main
-from tests.conftest import ROOT, words
+from tests.conftest import ROOT, single_thread, words
 
 NUM_LAYERS, ITERATIONS, INTERVAL, LOG_INTERVAL = 3, 24, 4, 3
 SETTINGS = (
@@ -44,7 +44,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("runs")
     (folder / "corpus.txt").write_text(words(4_000), encoding="utf-8")
     flags = ["--data.path", str(folder / "corpus.txt"), "--out", str(folder / request.param)]
-    assert cli.status(main, [*SETTINGS, *RUNS[request.param].split(), *flags]) == 0
+    with single_thread():
+        assert cli.status(main, [*SETTINGS, *RUNS[request.param].split(), *flags]) == 0
     return folder / request.param
 
 
@@ -151,6 +152,7 @@ def test_every_tag_is_defined_on_the_tags_page(events: EventAccumulator) -> None
     assert {normal(tag) for tag in [*tags["scalars"], *tags["images"], *texts]} - page == set()
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_resuming_writes_no_event_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments.recorder import Recorder
 

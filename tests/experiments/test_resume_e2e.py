@@ -1,0 +1,289 @@
+"""Interrupted runs: killed, stopped or out of disk, they go on to the very result of an uninterrupted run."""
+
+import io
+import json
+import random
+import resource
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import Finished, Scripts
+
+pytestmark = pytest.mark.e2e
+
+Train = Callable[..., Finished]
+
+NUM_DECISIONS = 60
+# Dropout, since its masks have to come back too; an interval that is no divisor of the run's decisions.
+LONG = (
+    f"--preset tiny --agent dqn --seed 3 --trainer.iterations {NUM_DECISIONS} --env.decision-interval 1 "
+    "--model.dropout 0.1 --checkpoint-interval 7"
+).split()
+SHORT = (
+    "--preset tiny --seed 3 --trainer.iterations 48 --env.decision-interval 2 --model.dropout 0.1 --model.width 8 "
+    "--checkpoint-interval 5"
+).split()
+
+
+def decisions(run: Path) -> list[dict[str, Any]]:
+    """Return the decisions without the wall times, which differ from run to run."""
+    lines = [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.endswith("_s")} for line in lines]
+
+
+def count(run: Path) -> int:
+    """Return the number of whole lines in the record of a run that may be going on."""
+    path = run / "decisions.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def agent_parameters(run: Path) -> dict[str, torch.Tensor]:
+    """Return what a stable-baselines3 agent learned; other agents learn nothing."""
+    path = run / "final" / "agent" / "model.zip"
+    if not path.exists():
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        found: dict[str, torch.Tensor] = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    return found
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    """Check that two finished runs are the same, bit by bit."""
+    found = decisions(run)
+    assert [line["decision"] for line in found] == list(range(len(found)))
+    assert found == decisions(reference)
+    for name in (
+        "final/model.safetensors",
+        "checkpoints/latest/model.safetensors",
+        "checkpoints/latest/optimizer.safetensors",
+    ):
+        assert (run / name).read_bytes() == (reference / name).read_bytes(), name
+    ours, theirs = agent_parameters(run), agent_parameters(reference)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    kept = {path.name for path in (reference / "checkpoints").iterdir()}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == kept
+    assert not [path for path in run.rglob("*") if path.name.endswith(".tmp")]
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait for something that a running process is about to do."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# Processes that die.
+
+
+@pytest.fixture(scope="module")
+def reference(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("reference")
+    assert scripts.run("train", *LONG, "--out", "run", cwd=folder).status == 0
+    return folder / "run"
+
+
+def test_reference_has_something_to_lose(reference: Path) -> None:
+    lines = decisions(reference)
+    assert len(lines) == NUM_DECISIONS
+    assert len({tuple(line["pointers"]) for line in lines}) > 5
+    assert agent_parameters(reference)
+
+
+def test_run_killed_at_ten_random_points_ends_as_if_it_had_not_been(
+    scripts: Scripts, reference: Path, tmp_path: Path
+) -> None:
+    generator = random.Random(0)
+    run = tmp_path / "run"
+    arguments: list[str | Path] = [*LONG, "--out", "run"]
+    for _ in range(10):
+        target = count(run) + generator.randint(1, 5)
+        process = scripts.start("train", *arguments, cwd=tmp_path)
+        wait_until(lambda target=target: count(run) >= target, process)  # type: ignore[misc]
+        time.sleep(0.05 * generator.random())
+        process.kill()
+        assert scripts.wait(process).status == -signal.SIGKILL
+        arguments = ["--resume", "run"]
+    assert scripts.run("train", *arguments, cwd=tmp_path).status == 0
+    assert_same(run, reference)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_stopped_run_says_how_to_go_on(
+    scripts: Scripts, tmp_path: Path, number: signal.Signals, status: int, word: str
+) -> None:
+    process = scripts.start("train", *LONG, "--out", "run", cwd=tmp_path)
+    wait_until(lambda: count(tmp_path / "run") >= 9, process)
+    process.send_signal(number)
+    finished = scripts.wait(process)
+    assert finished.status == status
+    assert finished.complaints == ["to go on: python -m experiments.train --resume run", word]
+    assert not (tmp_path / "run" / "final").exists()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux can limit another process")
+@pytest.mark.parametrize("limit", [100_000, 1], ids=["checkpoints do not fit", "nothing fits"])
+def test_full_disk_is_one_line_and_the_run_goes_on_later(
+    scripts: Scripts, reference: Path, tmp_path: Path, limit: int
+) -> None:
+    """A limit on the size of files fails the same calls as a full disk does."""
+    process = scripts.start("train", *LONG, "--out", "run", cwd=tmp_path)
+    wait_until(lambda: count(tmp_path / "run") >= 9, process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    finished = scripts.wait(process)
+    assert finished.status == 1, finished
+    assert finished.complaints[0] == "to go on: python -m experiments.train --resume run"
+    assert len(finished.complaints) == 2, finished.err
+    assert finished.complaints[1].startswith("error: stopped: ")
+    assert (tmp_path / "run" / "checkpoints" / "000007").is_dir()
+    assert scripts.run("train", "--resume", "run", cwd=tmp_path).status == 0
+    assert_same(tmp_path / "run", reference)
+
+
+# Interruptions inside this process: cheaper, and at a decision of our choice.
+
+
+def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Finished:
+    """Train until a run is interrupted after so many decisions."""
+    from experiments.recorder import Recorder
+
+    on_decision = Recorder.on_decision
+
+    def stop(self: Recorder, decision: Any, *others: Any) -> None:
+        on_decision(self, decision, *others)
+        if decision.index + 1 == num_decisions:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "on_decision", stop)
+        finished = train(*arguments)
+    assert finished.status == 130
+    return finished
+
+
+@pytest.mark.parametrize(
+    ("flags", "stop"),
+    [
+        ("--agent ppo --agent.n-steps 8", 13),  # in the middle of a rollout
+        ("--agent maskable_ppo --agent.n-steps 8", 13),
+        ("--agent a2c --agent.n-steps 4", 14),
+        ("--agent a2c --agent.n-steps 4 --env.action-mode joint --env.freeze-after 0.5", 18),
+        ("--agent dqn --env.action-mode pair --reward paper", 7),
+        ("--agent random", 2),  # before the first checkpoint
+        ("--agent random --binding.norms private --binding.gradient root_only", 15),  # right at a checkpoint
+        ("--agent share_then_unshare:40", 9),
+        ("--agent ppo --agent.n-steps 8", 24),  # after the last decision
+    ],
+)
+def test_interrupted_run_ends_as_if_it_had_not_been(
+    train: Train, text_file: Path, tmp_path: Path, flags: str, stop: int
+) -> None:
+    arguments = [*SHORT, *flags.split(), "--data.path", text_file]
+    assert train(*arguments, "--out", "whole").status == 0
+    stop_after(stop, train, *arguments, "--out", "parts")
+    assert not (tmp_path / "parts" / "final").exists()
+    assert train("--resume", "parts").status == 0
+    assert_same(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_interruption_at_the_very_end_loses_nothing(
+    train: Train, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import train as module
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    arguments = [*SHORT, "--agent", "dqn", "--data.path", text_file]
+    assert train(*arguments, "--out", "whole").status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_finish", interrupted)
+        assert train(*arguments, "--out", "parts").status == 130
+    assert train("--resume", "parts").status == 0
+    assert_same(tmp_path / "parts", tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_resuming_a_finished_run_only_reports(train: Train, text_file: Path, tmp_path: Path) -> None:
+    assert train(*SHORT, "--agent", "random", "--data.path", text_file, "--out", "run").status == 0
+    before = contents(tmp_path / "run")
+    finished = train("--resume", "run")
+    assert (finished.status, finished.err) == (0, "")
+    assert "run is finished" in finished.out
+    assert "test perplexity" in finished.out
+    assert contents(tmp_path / "run") == before
+
+
+COUNTER = """
+from agents.base import Agent
+
+class Mine(Agent):
+    made = 0
+
+    def __init__(self, *arguments, **others):
+        super().__init__(*arguments, **others)
+        Mine.made += 1
+
+    def predict(self, observation, action_masks=None, deterministic=False):
+        return Mine.made % 2
+"""
+
+
+def test_agent_that_decides_otherwise_is_refused(
+    train: Train, text_file: Path, tmp_path: Path, write_module: Callable[[str, str], str]
+) -> None:
+    write_module("fickle", COUNTER)
+    stop_after(8, train, *SHORT, "--agent", "fickle:Mine", "--data.path", text_file, "--out", "run")
+    before = contents(tmp_path / "run" / "checkpoints")
+    finished = train("--resume", "run")
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert line.startswith("error: cannot resume: shown the same run again, the agent chose '0 ")
+    assert contents(tmp_path / "run" / "checkpoints") == before
+
+
+# Training that diverges.
+
+
+def test_loss_that_is_not_finite_stops_the_run(train: Train, text_file: Path, tmp_path: Path) -> None:
+    finished = train(*SHORT, "--agent", "random", "--data.path", text_file, "--out", "run", "--optim.learning-rate", "1e30")
+    assert finished.status == 1
+    (line,) = finished.complaints
+    assert line.startswith("error: ")
+    assert "optim.learning_rate (now 1e+30)" in line
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_diverging_run_keeps_its_last_checkpoint(train: Train, text_file: Path, tmp_path: Path) -> None:
+    stop_after(8, train, *SHORT, "--agent", "random", "--data.path", text_file, "--out", "run")
+    before = contents(tmp_path / "run" / "checkpoints")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["optim"]["learning_rate"] = 1e30
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    finished = train("--resume", "run")
+    assert finished.status == 1
+    assert len(finished.complaints) == 1
+    assert contents(tmp_path / "run" / "checkpoints") == before
+
+
+def test_huge_but_finite_loss_is_no_reason_to_stop(train: Train, text_file: Path, tmp_path: Path) -> None:
+    arguments = [*SHORT, "--agent", "random", "--data.path", text_file, "--out", "run"]
+    assert train(*arguments, "--optim.learning-rate", "30", "--optim.warmup-iterations", "0").status == 0
+    summary = json.loads((tmp_path / "run" / "final" / "summary.json").read_text())
+    assert summary["test_loss"] > 50

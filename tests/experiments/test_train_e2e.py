@@ -1,0 +1,264 @@
+"""`python -m experiments.train` as a person runs it: what it leaves behind, and what does not depend on the agent."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import Finished, Scripts
+
+pytestmark = pytest.mark.e2e
+
+SEED = 3
+FLAGS = {
+    "default": ["--agent", "dqn"],
+    "sequence": ["--agent", "sequence:2"],
+    "independent": ["--agent", "independent"],
+    "frozen random": ["--agent", "random", "--env.freeze-after", "0"],
+    "frozen dqn": ["--agent", "dqn", "--env.freeze-after", "0"],
+    "frozen independent": ["--agent", "independent", "--env.freeze-after", "0"],
+}
+SUMMARY = {
+    "agent": str,
+    "seed": int,
+    "preset": str,
+    "pointers": list,
+    "num_layers": int,
+    "num_unique_layers": int,
+    "trainable_params": int,
+    "trainable_block_params": int,
+    "independent_params": int,
+    "independent_block_params": int,
+    "iterations": int,
+    "tokens": int,
+    "decisions": int,
+    "test_loss": float,
+    "test_ppl": float,
+    "reward_loss": float,
+    "wall_s": float,
+    "train_s": float,
+    "decision_s": float,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Finished runs of the tiny preset, trained side by side; each in the runs/ of a folder of its own."""
+    folders = {name: tmp_path_factory.mktemp(name.replace(" ", "-")) for name in FLAGS}
+    # The first one alone: it fills the cache of the corpus.
+    found = {}
+    for names in (["default"], list(FLAGS)[1:]):
+        started = {
+            name: scripts.start("train", "--preset", "tiny", "--seed", str(SEED), *FLAGS[name], cwd=folders[name])
+            for name in names
+        }
+        for name, process in started.items():
+            finished = scripts.wait(process)
+            assert (finished.status, finished.err) == (0, "")
+            (found[name],) = (folders[name] / "runs").iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(runs: dict[str, Path]) -> Path:
+    """The run of a learning agent."""
+    return runs["default"]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def weights(run: Path) -> bytes:
+    return (run / "final" / "model.safetensors").read_bytes()
+
+
+def decisions(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
+
+
+# What a run leaves behind.
+
+
+def test_folder_is_named_after_the_run(run: Path) -> None:
+    preset, agent, seed, moment = run.name.split("__")
+    assert (preset, agent, seed) == ("tiny", "dqn", f"s{SEED}")
+    assert len(moment) == len("20250131-235959")
+
+
+def test_every_artefact_is_there(run: Path) -> None:
+    names = {str(path.relative_to(run)) for path in run.rglob("*")}
+    assert names >= {
+        "config.json",
+        "command.txt",
+        "versions.json",
+        "decisions.jsonl",
+        "checkpoints/latest",
+        "final/summary.json",
+        "final/model.safetensors",
+        "final/pointers.json",
+    }
+    assert any(name.startswith("tb/events.out.tfevents") for name in names)
+    assert (run / "checkpoints" / "latest").resolve() == (run / "checkpoints" / "000010").resolve()
+    assert not any(name.endswith(".tmp") for name in names)
+
+
+def test_what_was_run_by_what(run: Path) -> None:
+    command = (run / "command.txt").read_text()
+    assert command.endswith(" -m experiments.train --preset tiny --seed 3 --agent dqn\n")
+    versions = read(run / "versions.json")
+    assert versions.keys() >= {"git", "packages", "device", "corpus_sha256"}
+    assert versions["corpus_sha256"] == read(run / "final" / "summary.json")["corpus_sha256"]
+    config = read(run / "config.json")
+    assert (config["preset"], config["seed"], config["agent"]["name"]) == ("tiny", SEED, "dqn")
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_summary_has_its_keys(runs: dict[str, Path], name: str) -> None:
+    summary = read(runs[name] / "final" / "summary.json")
+    assert {key: type(summary[key]) for key in SUMMARY} == SUMMARY
+
+
+def test_summary_says_what_was_asked_for(run: Path) -> None:
+    summary = read(run / "final" / "summary.json")
+    assert (summary["agent"], summary["seed"], summary["preset"]) == ("dqn", SEED, "tiny")
+    assert (summary["iterations"], summary["tokens"], summary["decisions"]) == (40, 40 * 8 * 32, 10)
+    assert summary["test_ppl"] == math.exp(summary["test_loss"])
+    assert 0 < summary["train_s"] < summary["wall_s"]
+
+
+def test_decisions_are_numbered_and_whole(run: Path) -> None:
+    lines = decisions(run)
+    assert [line["decision"] for line in lines] == list(range(10))
+    assert [line["iteration"] for line in lines] == list(range(4, 41, 4))
+    assert [line["layer"] for line in lines] == [1, 2, 3] * 3 + [1]  # the cursor walks the layers
+    assert all(line.keys() >= {"action", "pointers", "reward", "reward_terms", "reward_loss"} for line in lines)
+    for line in lines:
+        assert line["reward"] == pytest.approx(sum(line["reward_terms"].values()))
+
+
+def test_pointers_are_the_same_everywhere(run: Path) -> None:
+    pointers = read(run / "final" / "pointers.json")
+    assert read(run / "final" / "summary.json")["pointers"] == pointers
+    assert read(run / "checkpoints" / "latest" / "state.json")["pointers"] == pointers
+    assert decisions(run)[-1]["pointers"] == pointers
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_loss_falls(runs: dict[str, Path], name: str) -> None:
+    assert read(runs[name] / "final" / "summary.json")["test_loss"] < math.log(256) - 1
+    losses = [line["reward_loss"] for line in decisions(runs[name])]
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_counts_are_those_of_the_stored_weights(runs: dict[str, Path], name: str) -> None:
+    summary = read(runs[name] / "final" / "summary.json")
+    stored = load_file(runs[name] / "final" / "model.safetensors")
+    of_blocks = {key: value for key, value in stored.items() if key.startswith("h.")}
+    layers = {int(key.split(".")[1]) for key in of_blocks}
+    assert layers == set(summary["pointers"])
+    assert summary["num_unique_layers"] == len(layers)
+    assert summary["trainable_params"] == sum(value.numel() for value in stored.values())
+    assert summary["trainable_block_params"] == sum(value.numel() for value in of_blocks.values())
+
+
+def test_independent_counts_are_those_of_the_untied_run(runs: dict[str, Path]) -> None:
+    untied = read(runs["independent"] / "final" / "summary.json")
+    for run in runs.values():
+        summary = read(run / "final" / "summary.json")
+        assert summary["independent_params"] == untied["trainable_params"]
+        assert summary["independent_block_params"] == untied["trainable_block_params"]
+
+
+def test_fixed_strategy_is_in_force_from_the_first_window_on(runs: dict[str, Path]) -> None:
+    assert {tuple(line["pointers"]) for line in decisions(runs["sequence"])} == {(0, 0, 2, 2)}
+
+
+# What does not depend on the agent.
+
+
+def test_swapping_the_agent_changes_neither_weights_nor_data_order(runs: dict[str, Path]) -> None:
+    frozen = [run for name, run in runs.items() if name.startswith("frozen")]
+    assert len({weights(run) for run in frozen}) == 1
+    losses = [[line["train_loss"] for line in decisions(run)] for run in frozen]
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_conventional_training_is_a_plain_run_without_an_agent(runs: dict[str, Path], tmp_path: Path) -> None:
+    from envs.presets import PRESETS
+    from tying import checkpoint
+    from tying.data import prepare
+    from tying.trainer import Trainer
+
+    setup = PRESETS["tiny"]
+    trainer = Trainer(prepare(setup.data), setup.model, setup.trainer, setup.optim, seed=SEED)
+    trainer.train(setup.trainer.iterations)
+    checkpoint.save_tensors(trainer.state_dict()["model"], tmp_path / "plain.safetensors")
+    assert (tmp_path / "plain.safetensors").read_bytes() == weights(runs["independent"])
+    assert weights(runs["independent"]) == weights(runs["frozen random"])
+    assert trainer.evaluate("test") == read(runs["independent"] / "final" / "summary.json")["test_loss"]
+
+
+def test_own_config_makes_the_same_run_again(train: Callable[..., Finished], run: Path, tmp_path: Path) -> None:
+    assert train("--config", run / "config.json", "--out", "again").status == 0
+    assert read(tmp_path / "again" / "config.json") == read(run / "config.json")
+    assert weights(tmp_path / "again") == weights(run)
+
+
+def test_other_seed_is_another_run(train: Callable[..., Finished], run: Path, tmp_path: Path) -> None:
+    assert train("--config", run / "config.json", "--out", "other", "--seed", "4").status == 0
+    assert weights(tmp_path / "other") != weights(run)
+
+
+# Text from the model.
+
+
+@pytest.fixture
+def sample(capsys: pytest.CaptureFixture[str], one_thread: None) -> Callable[..., str]:
+    """Call `experiments.sample` inside this process."""
+    from experiments import cli
+    from experiments.sample import main
+
+    def call(*arguments: str | Path) -> str:
+        capsys.readouterr()
+        assert cli.status(main, [*map(str, arguments), "--num-tokens", "50"]) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+PROMPT = "def tie(layer):  # naïve"
+
+
+def test_sample_script_prints_the_prompt_and_more(scripts: Scripts, run: Path) -> None:
+    finished = scripts.run("sample", run, "--prompt", PROMPT, "--num-tokens", "40", cwd=run.parent)
+    assert (finished.status, finished.err) == (0, "")
+    assert finished.out.startswith(PROMPT)
+    assert len(finished.out) > len(PROMPT) + 10
+
+
+def test_sample_is_the_same_for_the_same_seed(sample: Callable[..., str], run: Path) -> None:
+    texts = [sample(run, "--prompt", PROMPT, "--seed", seed) for seed in ("0", "0", "1")]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_sample_at_temperature_0_needs_no_seed(sample: Callable[..., str], run: Path) -> None:
+    texts = {sample(run, "--prompt", PROMPT, "--temperature", "0", "--seed", seed) for seed in ("0", "1")}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("name", ["default", "sequence"])
+def test_sample_of_an_unfinished_run_uses_its_checkpoint(
+    sample: Callable[..., str], runs: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    finished = sample(runs[name], "--prompt", PROMPT)
+    unfinished = Path(shutil.copytree(runs[name], tmp_path / "run", symlinks=True))
+    shutil.rmtree(unfinished / "final")
+    assert sample(unfinished, "--prompt", PROMPT) == finished
