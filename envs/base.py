@@ -6,7 +6,7 @@ One episode: one run of the backend's iterations; its end is `terminated`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from envs import actions, observation
 from envs.reward import Outcome, RewardConfig, terms
 from tying import strategies
-from tying.config import config, setting
+from tying.config import config, one_of, setting
 from tying.errors import InputError
 from tying.palette import ansi_row
 from tying.pointers import Pointers
@@ -25,8 +25,8 @@ from tying.records import Decision, Window
 class EnvConfig:
     """When and how pointers are decided."""
 
-    action_mode: Literal["cursor", "pair", "joint"] = setting(
-        "cursor: one layer after another; pair: any layer; joint: all layers at once", default="cursor"
+    action_mode: Annotated[str, one_of(lambda: actions.MODES)] = setting(
+        "; ".join(f"{name}: {mode.summary}" for name, mode in actions.MODES.items()), default="cursor"
     )
     decision_interval: int = setting("training between two decisions [iterations, >= 1]", default=10, ge=1)
     freeze_after: float = setting("share of the run after which pointers no longer move [0 to 1]", default=1.0, ge=0, le=1)
@@ -75,8 +75,8 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
 
     Rewards: see `envs.reward`; the terms are in `info["reward_terms"]`.
 
-    Starting State: `initial_pointers`, nothing trained. `reset(seed=s)` begins the run of seed s; without a seed, one
-    is drawn from the environment's own generator.
+    Starting State: `initial_pointers`, nothing trained. `reset(seed=s)` begins the run of seed s. Without a seed, a
+    run that no step was taken in begins again, and otherwise a seed is drawn from the environment's own generator.
 
     Episode End: `terminated` when the run's iterations are done; never truncated.
 
@@ -97,6 +97,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         self.reward_config = reward
         self.render_mode = render_mode
         self.on_decision: DecisionListener | None = None
+        self._run_seed: int | None = None
         self.initial_pointers = strategies.make(config.initial_pointers, backend.num_layers)
         self.mode = actions.make(config.action_mode, backend.num_layers)
         self.action_space = self.mode.space
@@ -133,7 +134,11 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a run; see the class."""
         super().reset(seed=seed)
-        self.backend.reset(seed if seed is not None else int(self.np_random.integers(2**31)))
+        if seed is not None:
+            self._run_seed = seed
+        elif self._run_seed is None or self._index > 0:
+            self._run_seed = int(self.np_random.integers(2**31))
+        self.backend.reset(self._run_seed)
         self._begin()
         return self._observe(), {"pointers": list(self._pointers), "num_unique_layers": self._pointers.num_unique}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from envs.base import Backend, EnvConfig, Trained, TyingEnv
 from envs.presets import Setup, preset
-from tying import checkpoint
+from tying import checkpoint, models
 from tying.config import build, known_fields, to_dict, unknown
 from tying.data import TokenData, prepare
 from tying.errors import InputError
@@ -44,7 +44,8 @@ class TrainingBackend:
 
     def reset(self, seed: int) -> None:
         """Begin a new run with the next window; until then the finished run's trainer stays."""
-        self._new_seed = seed
+        untouched = self.trainer is not None and self.trainer.iteration == 0 and self.trainer.seed == seed
+        self._new_seed = None if untouched else seed
 
     def uniform_loss(self) -> float:
         """Return log(vocabulary)."""
@@ -169,11 +170,13 @@ def make_setup(base: str | Setup, overrides: Mapping[str, Any]) -> Setup:
             sections.setdefault(name, {}).update(value)
         else:
             lines.append(unknown(f"setting {name!r}", name, [*of_env, *(f.name for f in fields(setup))]))
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, values in sections.items():
         try:
             section = getattr(setup, name)
-            changed[name] = build(type(section), {**to_dict(section), **values}, f"{name}.")
+            cls = models.config_class(values["name"]) if name == "model" and "name" in values else type(section)
+            base_values = to_dict(section) if isinstance(section, cls) else {}
+            changed[name] = build(cls, {**base_values, **values}, f"{name}.")
         except InputError as error:
             lines += error.lines
     if lines:

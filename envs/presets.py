@@ -8,7 +8,7 @@ from tying import strategies
 from tying.config import config, setting
 from tying.data import DataConfig
 from tying.errors import InputError
-from tying.models import GPTConfig, ModelConfig
+from tying.models import AnyModelConfig, GPTConfig
 from tying.optim import OptimConfig
 from tying.trainer import BindingConfig, TrainerConfig
 
@@ -17,7 +17,7 @@ from tying.trainer import BindingConfig, TrainerConfig
 class Setup:
     """All that a LayerTyingEnv is made from, one section per owner."""
 
-    model: ModelConfig = setting("the Transformer", default=GPTConfig())
+    model: AnyModelConfig = setting("the Transformer", default=GPTConfig())
     data: DataConfig = setting("the text and its tokens", default=DataConfig())
     trainer: TrainerConfig = setting("length, batch, device", default=TrainerConfig())
     optim: OptimConfig = setting("optimizer and learning rate", default=OptimConfig())

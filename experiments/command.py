@@ -5,7 +5,7 @@ Later sources win: the preset, what the agent works best with, a --config file, 
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from agents.base import Agent
 from envs.presets import PRESETS, Setup, preset
 from experiments import cli
 from experiments.settings import RunConfig, Settings, from_dict, hyperparameters_of
+from tying import models
 from tying.config import complaints, known_fields, to_dict, unknown
 from tying.errors import InputError
 from tying.files import read_json
@@ -28,7 +29,7 @@ T = TypeVar("T")
 _DEFAULT_PRESET = "small"
 _DEFAULT_AGENT = "dqn"
 # `--agent dqn` is short for `--agent.name dqn`.
-_NAMED = ("agent", "reward")
+_NAMED = ("agent", "model", "reward")
 # Flags that say what to do, and are no settings of the run.
 _ORDERS = ("config", "resume", "out")
 
@@ -88,15 +89,26 @@ class _Start:
         nothing: dict[str, Any] = {}
         given = mistakes.attempt(lambda: _read_config_file(Path(path)), nothing) if path is not None else nothing
         preset_name = early["preset"] or given.get("preset", _DEFAULT_PRESET)
-        agent_name = early["agent.name"] or given.get("agent", {}).get("name", _DEFAULT_AGENT)
+        agent_name = early["agent.name"] or _name_in(given, "agent") or _DEFAULT_AGENT
         self.setup: Setup = mistakes.attempt(lambda: preset(preset_name), PRESETS[_DEFAULT_PRESET])
+        model_name = early["model.name"] or _name_in(given, "model") or self.setup.model.name
+        if model_name != self.setup.model.name:
+            model = mistakes.attempt(lambda: models.config_class(model_name)(), self.setup.model)
+            self.setup = replace(self.setup, model=model)
         nobody: tuple[type[Agent] | None, dict[str, Any]] = (None, {})
         self.agent, fixed = mistakes.attempt(lambda: agents.agent_class(agent_name), nobody)
         wishes = {"env": dict(getattr(self.agent, "env_settings", {})), "agent": fixed}
-        if given.get("agent", {}).get("name", agent_name) != agent_name:
+        if (_name_in(given, "agent") or agent_name) != agent_name:
             given = {**given, "agent": {}}  # hyper-parameters of one agent say nothing of another
         names = {"preset": preset_name, "agent": {"name": agent_name}}
         self.values = _merge(_merge(to_dict(self.setup), wishes), _merge(given, names))
+
+
+def _name_in(given: Mapping[str, Any], section: str) -> str | None:
+    """Return a section's name, as far as the file gives one; what is wrong with it is said when it is checked."""
+    values = given.get(section)
+    name = values.get("name") if isinstance(values, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _spell_out(arguments: Sequence[str]) -> list[str]:
@@ -110,7 +122,7 @@ def _spell_out(arguments: Sequence[str]) -> list[str]:
 def _peek(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
     """Read the flags that decide which other flags there are; return them and what is left."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("preset", "agent.name", *_ORDERS):
+    for name in ("preset", "agent.name", "model.name", *_ORDERS):
         parser.add_argument(f"--{name}")
     try:
         found, rest = parser.parse_known_args(arguments)
@@ -188,7 +200,7 @@ def _settings_class(setup: Setup, agent: type[Agent] | None) -> type[BaseSetting
         "preset": (str, Field(_DEFAULT_PRESET, description=f"settings to start from: {', '.join(PRESETS)}")),
         "config": (path, Field(None, description="JSON file of settings over the preset, such as a run's config.json")),
         "resume": (path, Field(None, description="run directory to go on with, instead of a new run")),
-        "out": (path, Field(None, description="the run's own folder (default: a new one under runs/)")),
+        "out": (path, Field(None, description="the run's own folder; None for a new one under runs/")),
         **{name: (field.annotation, field) for name, field in RunConfig.__pydantic_fields__.items()},  # type: ignore[attr-defined]
         "agent": (section, Field(section(), description="the agent; its hyper-parameters depend on --agent")),
     }

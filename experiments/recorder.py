@@ -17,7 +17,7 @@ from tying.tensorboard import Board
 from tying.trainer import Iteration
 
 _KEPT_CHECKPOINTS = 2
-_PICTURES = 12  # pointer maps in a run, evenly spread: each shows the whole run so far
+_FIRST_PICTURE = 8  # decisions; pointer maps follow at each doubling, since each shows the whole run so far
 
 
 class Recorder:
@@ -57,7 +57,6 @@ class Recorder:
         self.checkpoint_interval = checkpoint_interval
         self.lines = list(lines)
         self._num_known = len(lines)
-        self._picture_interval = max(1, num_decisions // _PICTURES)
         self._mark = time.perf_counter()
         self._start = self._mark - (lines[-1]["wall_s"] if lines else 0.0)
 
@@ -97,7 +96,7 @@ class Recorder:
         self.board.agent(decision.window.iteration, diagnostics, metrics)
         self.display.decision(decision)
         count = decision.index + 1
-        if count % self._picture_interval == 0 or count == self.num_decisions:
+        if count == self.num_decisions or (count >= _FIRST_PICTURE and count & (count - 1) == 0):
             self.board.pointer_map(self.history)
         if count % self.checkpoint_interval == 0 or count == self.num_decisions:
             self.board.flush()

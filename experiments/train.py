@@ -109,6 +109,7 @@ def _train(run: RunDirectory, settings: Settings, console: Console, new: bool) -
         )  # fmt: skip
         backend.on_iteration = recorder.on_iteration
         env.on_decision = recorder.on_decision
+        env.reset(seed=settings.run.seed)  # the run's seed also holds for an agent that resets without one
         agent.learn(agent.env if hasattr(agent, "env") else env, env.num_decisions)
         elapsed = (lines[-1]["wall_s"] if lines else 0.0) + time.perf_counter() - start
         _finish(run, settings, recorder, board, elapsed)

@@ -6,11 +6,12 @@ once; unknown keys are mistakes too.
 """
 
 import functools
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar, dataclass_transform
 
 import pydantic
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from tying.errors import InputError
@@ -82,14 +83,38 @@ def complaints(error: ValidationError, known: list[str], where: str = "") -> lis
         name = where + ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
         if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             lines.append(unknown(f"setting {name!r}", name, [where + k for k in known]))
-        elif problem["type"] == "value_error":  # a check over several fields, in words of its own
-            lines.append(f"{name}: " * bool(name) + problem["msg"].removeprefix("Value error, "))
+        elif problem["type"] == "value_error":
+            lines += _of_own_check(name, problem)
         else:
             lines.append(f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     return lines
 
 
+def _of_own_check(name: str, problem: Any) -> list[str]:
+    """Return the lines of a check of ours: InputError speaks for itself, ValueError is about the field's one value."""
+    cause = problem["ctx"]["error"]
+    if isinstance(cause, InputError):
+        return [line if not name or name in line else f"{name}: {line}" for line in cause.lines]
+    return [f"{name} = {problem['input']!r}: {cause}"]
+
+
+def one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
+    """Return the check of a field that names an entry of a registry; asked late, when the registry is full."""
+
+    def check(value: str) -> str:
+        allowed = list(names())
+        if value not in allowed:
+            raise ValueError(_nearest(value, allowed))
+        return value
+
+    return AfterValidator(check)
+
+
 def unknown(what: str, given: str, allowed: list[str]) -> str:
     """Return the line for an unknown name: the nearest right one, or all of them when none is near."""
+    return f"unknown {what}: {_nearest(given, allowed)}"
+
+
+def _nearest(given: str, allowed: list[str]) -> str:
     near = get_close_matches(given, allowed, n=1, cutoff=0.5)
-    return f"unknown {what}: " + (f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(allowed)}")
+    return f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(allowed)}"

@@ -17,7 +17,7 @@ def gradient_norms(binding: LayerBinding) -> tuple[float, ...]:
 
 
 def similarities(binding: LayerBinding) -> tuple[float, ...]:
-    """Return the cosine of every layer's weight matrices with those of the layer before; 1 when tied, 0 for layer 0."""
+    """Return the cosine of every layer's weight matrices with the layer before: 1 when the two are tied, 0 for layer 0."""
     pointers = binding.pointers
     flat = {
         root: torch.cat([p.detach().flatten() for p in binding.weights_of(root) if p.dim() >= 2] or [torch.zeros(1)])

@@ -4,7 +4,6 @@ import pytest
 
 from envs import actions
 from tying import Pointers
-from tying.errors import InputError
 
 PARTITIONS = list(Pointers.all(5))
 
@@ -58,8 +57,3 @@ def test_layers_that_actions_decide() -> None:
     assert actions.make("cursor", 4).layer(0, 2) == 2
     assert actions.make("pair", 4).layer(4, 0) == 2
     assert actions.make("joint", 4).layer([0, 0, 0, 0], 0) is None
-
-
-def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(InputError, match="allowed are cursor, pair, joint"):
-        actions.make("both", 4)

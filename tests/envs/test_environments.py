@@ -151,6 +151,9 @@ def test_noise_is_private_and_seeded() -> None:
     [
         ({"action_mod": "pair"}, "did you mean 'action_mode'"),
         ({"decision_interval": 0}, "decision_interval = 0"),
+        ({"action_mode": "par"}, "action_mode = 'par': did you mean 'pair'"),
+        ({"reward": {"name": "levl"}}, r"reward\.name = 'levl': did you mean 'level'"),
+        ({"model": {"name": "gtp"}}, "unknown model 'gtp': did you mean 'gpt'"),
         ({"trainer": {"iterations": -1, "batch": 3}}, "trainer.iterations = -1"),
         ({"initial_pointers": "0 1"}, "are for 2 layers, the model has 4"),
         ({"preset": "tinny"}, "did you mean 'tiny'"),

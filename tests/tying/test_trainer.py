@@ -131,7 +131,7 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end() -> None:
     rates = [learning_rate(config, i, 200) for i in range(200)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert max(rates) == rates[10] == 1.0
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
     with pytest.raises(InputError):
         learning_rate(config, 201, 200)

@@ -4,6 +4,7 @@ Shapes: B batch, T tokens, C width, H heads, V vocabulary, L layers.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +13,17 @@ from torch.utils.checkpoint import checkpoint
 
 from tying.config import config, setting
 from tying.errors import InputError
+from tying.models.base import Model, ModelConfig
 from tying.randomness import derive_seed
 
 
 @config
-class GPTConfig:
+class GPTConfig(ModelConfig):
     """The shape of a GPT."""
 
-    num_layers: int = setting("blocks L [layers, >= 1]", default=6, ge=1)
+    name: Literal["gpt"] = setting("architecture", default="gpt")
     num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
     width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
-    context: int = setting("tokens T that the model sees at once [tokens, >= 1]", default=128, ge=1)
     dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
     bias: bool = setting("biases in linear layers and norms, as in GPT-2", default=True)
     tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
@@ -86,7 +87,7 @@ class Block(nn.Module):
         return x
 
 
-class GPT(nn.Module):
+class GPT(Model):
     """The whole model; its layers are in `h`, an nn.ModuleList that a LayerBinding can bind.
 
     Args:
