@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tying.errors import InputError
 from tying.pointers import Pointers
-from tying.records import FORMAT, Decision, RunDirectory, Window, window_of
+from tying.records import FORMAT, Decision, RunDirectory, Window, perplexity, window_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 WINDOW = Window(8, 2048, 4.1, 4.0, 3.9, 100, 400, (0.1, 0.2), (0.0, 1.0))
@@ -72,6 +72,12 @@ def test_decision_survives_json_exactly(action: int | list[int]) -> None:
         evaluate_s=line["evaluate_s"],
     )
     assert rebuilt == replace(DECISION, action=action)
+
+
+def test_perplexity_is_finite_for_every_finite_loss() -> None:
+    assert perplexity(2.0) == math.exp(2.0)
+    assert math.isfinite(perplexity(1e9))
+    assert math.isnan(perplexity(math.nan))
 
 
 def test_param_share_is_a_share_of_the_untied_model() -> None:

@@ -10,6 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from experiments import cli
 from experiments.train import main
 from tests.conftest import ROOT, single_thread, words
+from tying.pointers import Pointers
+from tying.records import Decision, Window
+from tying.tensorboard import Board
 
 NUM_LAYERS, ITERATIONS, INTERVAL, LOG_INTERVAL = 3, 24, 4, 3
 SETTINGS = (
@@ -138,6 +141,15 @@ def test_config_text_is_the_config(folder: Path, events: EventAccumulator) -> No
 
 def test_settings_are_in_the_hparams_tab(events: EventAccumulator) -> None:
     assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_huge_loss_can_be_written(tmp_path: Path) -> None:
+    board = Board(tmp_path / "tb", None, batch_tokens=1)
+    window = Window(4, 8, 1e6, 1e6, 1e6, 1, 1)
+    board.decision(Decision(0, 1, 0, False, Pointers((0, 0)), 0.0, {}, window, 0.0, 0.0), 1.0, 1, 0.0)
+    board.close()
+    (event,) = read(tmp_path).Scalars("lm/reward_loss")
+    assert event.value == 1e6
 
 
 def normal(tag: str) -> str:
