@@ -19,6 +19,8 @@ from tying.optim import OptimConfig
 from tying.pointers import Pointers
 from tying.trainer import BindingConfig, Trainer, TrainerConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PATTERNS = ("0 1 2 3", "0 0 0 0", "0 1 1 1", "0 0 2 2", "0 1 0 1", "0 1 1 3")
 MODEL = GPTConfig(num_layers=4, num_heads=2, width=8, context=8, dropout=0.1)
 
