@@ -36,9 +36,12 @@ class Display:
         batch_tokens: Tokens of one iteration.
         pointers: At the start.
         console: Where to draw.
+        iteration: Where a resumed run stands.
     """
 
-    def __init__(self, num_iterations: int, batch_tokens: int, pointers: Pointers, console: Console) -> None:
+    def __init__(
+        self, num_iterations: int, batch_tokens: int, pointers: Pointers, console: Console, iteration: int = 0
+    ) -> None:
         self._console = console
         self._batch_tokens = batch_tokens
         self._pointers = pointers
@@ -46,7 +49,7 @@ class Display:
         self._loss = self._reward_loss = math.nan
         self._seconds = math.nan  # smoothed, per iteration
         self._num_iterations = num_iterations
-        self._iteration = 0
+        self._iteration = iteration
         self._last_line = time.monotonic()
         self._progress = Progress(
             TextColumn("iteration {task.completed}/{task.total}"),
@@ -56,7 +59,7 @@ class Display:
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
         )
-        self._task = self._progress.add_task("", total=num_iterations)
+        self._task = self._progress.add_task("", total=num_iterations, completed=iteration)
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=4) if console.is_terminal else None
         )
@@ -69,10 +72,6 @@ class Display:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live is not None:
             self._live.stop()
-
-    def start_at(self, iteration: int) -> None:
-        """Say that a resumed run stands here."""
-        self._progress.reset(self._task, completed=iteration)
 
     def iteration(self, done: Iteration) -> None:
         """Take one optimizer step."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tying import checkpoint
 from tying.pointers import Pointers
 from tying.records import Decision, RunDirectory
 from tying.tensorboard import Board
-from tying.trainer import Iteration
+from tying.trainer import Iteration, Trainer
 
 _KEPT_CHECKPOINTS = 2
 _FIRST_PICTURE = 8  # decisions; pointer maps follow at each doubling, since each shows the whole run so far
@@ -61,6 +61,17 @@ class Recorder:
         self._start = self._mark - (lines[-1]["wall_s"] if lines else 0.0)
 
     @property
+    def trainer(self) -> Trainer:
+        """The run's trainer; there is one as soon as the backend has trained."""
+        assert self.backend.trainer is not None
+        return self.backend.trainer
+
+    @property
+    def wall_s(self) -> float:
+        """Wall seconds since the first window began, in this process and those that it goes on from."""
+        return time.perf_counter() - self._start
+
+    @property
     def history(self) -> list[tuple[int, Pointers]]:
         """The iteration at the end of every window, and the pointers in force in it."""
         return [(line["iteration"], Pointers(line["pointers"])) for line in self.lines]
@@ -77,7 +88,7 @@ class Recorder:
 
     def on_decision(self, decision: Decision, observation: np.ndarray, masks: np.ndarray) -> None:
         """Take one decision: log it, append it to decisions.jsonl, and save a checkpoint when one is due."""
-        metrics = self.agent.metrics() if hasattr(self.agent, "metrics") else {}
+        metrics = self._metrics()
         if decision.index < self._num_known:
             self._mark = time.perf_counter()
             return
@@ -85,14 +96,12 @@ class Recorder:
         now = time.perf_counter()
         decision_s = now - self._mark - decision.train_s
         self._mark = now
-        line = {**decision.to_dict(), "decision_s": decision_s, "wall_s": now - self._start, "agent": diagnostics}
+        line = {**decision.to_dict(), "decision_s": decision_s, "wall_s": self.wall_s, "agent": diagnostics}
         self.lines.append(line)
         with self.run.decisions_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        trainer = self.backend.trainer
-        assert trainer is not None  # a decision that is not replayed has just trained
-        params = trainer.trainable_params
-        self.board.decision(decision, trainer.independent_params / params, params, decision_s)
+        params = self.trainer.trainable_params
+        self.board.decision(decision, self.trainer.independent_params / params, params, decision_s)
         self.board.agent(decision.window.iteration, diagnostics, metrics)
         self.display.decision(decision)
         count = decision.index + 1
@@ -100,5 +109,13 @@ class Recorder:
             self.board.pointer_map(self.history)
         if count % self.checkpoint_interval == 0 or count == self.num_decisions:
             self.board.flush()
-            checkpoint.save(trainer, self.run.checkpoint_folder(count))
+            checkpoint.save(self.trainer, self.run.checkpoint_folder(count))
             self.run.keep_checkpoints(_KEPT_CHECKPOINTS)
+
+    def finish(self, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+        """Log the settings beside the final figures, and what the agent's last update left to log."""
+        self.board.agent(self.trainer.iteration, {}, self._metrics())
+        self.board.hparams(settings, figures, self.trainer.iteration)
+
+    def _metrics(self) -> dict[str, float]:
+        return self.agent.metrics() if hasattr(self.agent, "metrics") else {}

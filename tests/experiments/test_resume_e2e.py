@@ -202,7 +202,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
 def test_interruption_at_the_very_end_loses_nothing(
     train: Train, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import train as module
+    from experiments import job as module
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -210,7 +210,7 @@ def test_interruption_at_the_very_end_loses_nothing(
     arguments = [*SHORT, "--agent", "dqn", "--data.path", text_file]
     assert train(*arguments, "--out", "whole").status == 0
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_finish", interrupted)
+        patch.setattr(module, "write_final", interrupted)
         assert train(*arguments, "--out", "parts").status == 130
     assert train("--resume", "parts").status == 0
     assert_same(tmp_path / "parts", tmp_path / "whole")
