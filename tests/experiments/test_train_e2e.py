@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from tests.conftest import Finished, Scripts, single_thread
 pytestmark = pytest.mark.e2e
 
 SEED = 3
-TINY = ("--preset", "tiny", "--seed", str(SEED))
+# Dropout, since its masks must not depend on the agent either.
+TINY = ("--preset", "tiny", "--seed", str(SEED), "--model.dropout", "0.1")
 FLAGS = {
     "default": ["--agent", "dqn"],
     "sequence": ["--agent", "sequence:2"],
@@ -111,7 +113,7 @@ def test_every_artefact_is_there(run: Path) -> None:
 
 def test_what_was_run_by_what(run: Path) -> None:
     command = (run / "command.txt").read_text()
-    assert command.endswith(" -m experiments.train --preset tiny --seed 3 --agent dqn\n")
+    assert command.endswith(" -m experiments.train --preset tiny --seed 3 --model.dropout 0.1 --agent dqn\n")
     versions = read(run / "versions.json")
     assert versions.keys() >= {"git", "packages", "device", "corpus_sha256"}
     assert versions["corpus_sha256"] == read(run / "final" / "summary.json")["corpus_sha256"]
@@ -199,7 +201,8 @@ def test_conventional_training_is_a_plain_run_without_an_agent(runs: dict[str, P
     from tying.trainer import Trainer
 
     setup = PRESETS["tiny"]
-    trainer = Trainer(prepare(setup.data), setup.model, setup.trainer, setup.optim, seed=SEED)
+    model = replace(setup.model, dropout=0.1)
+    trainer = Trainer(prepare(setup.data), model, setup.trainer, setup.optim, seed=SEED)
     trainer.train(setup.trainer.iterations)
     checkpoint.save_tensors(trainer.state_dict()["model"], tmp_path / "plain.safetensors")
     assert (tmp_path / "plain.safetensors").read_bytes() == weights(runs["independent"])

@@ -84,6 +84,13 @@ def test_future_is_the_same(data: TokenData, tmp_path: Path, pattern: str) -> No
     assert equal(tensors(after), tensors(before))
 
 
+def test_beginning_can_be_gone_back_to(data: TokenData, tmp_path: Path) -> None:
+    checkpoint.save(make(data), tmp_path / "c")
+    after = trained(data, "0 1 1 3")
+    checkpoint.load(after, tmp_path / "c")
+    assert equal(tensors(after), tensors(make(data)))  # no moments are left over
+
+
 def test_loaded_layers_are_tied_and_not_just_equal(data: TokenData, tmp_path: Path) -> None:
     checkpoint.save(trained(data, "0 1 1 3"), tmp_path / "c")
     trainer = make(data)
