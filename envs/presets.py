@@ -48,12 +48,15 @@ PRESETS: dict[str, Setup] = {
         optim=OptimConfig(learning_rate=2e-3),
         env=EnvConfig(decision_interval=16, freeze_after=0.8),
     ),
-    # nanoGPT's setting for a CPU (train_shakespeare_char.py's flags in its README); the text is nanoGPT's input.txt.
+    # The sizes, batch, length and split of nanoGPT's setting for a CPU (in its README); the text is its input.txt.
+    # Two things differ. The reward split is only as large as its batches: the text before the test split is from the
+    # same play, and training without a fiftieth of the text costs 0.07 nats. The learning rate is tuned: 1e-3 ends
+    # at 1.92, 3e-3 at 1.81.
     "shakespeare-char": Setup(
         model=GPTConfig(num_layers=4, num_heads=4, width=128, context=64, bias=False),
-        data=DataConfig(path="input.txt", tokenizer="char", reward_fraction=0.02),
+        data=DataConfig(path="input.txt", tokenizer="char", reward_fraction=0.006),
         trainer=TrainerConfig(iterations=2000, batch_size=12),
-        optim=OptimConfig(learning_rate=1e-3),
+        optim=OptimConfig(learning_rate=3e-3),
         env=EnvConfig(decision_interval=20),
         reward=RewardConfig(num_batches=8),
     ),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tying.palette import colour, letter
 from tying.pointers import Pointers
 
-_MOST_LETTERS = 400  # beyond this many changes letters only clutter the picture
+_NARROWEST = 0.018  # share of the width that a letter needs
 
 
 def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "") -> Figure:
@@ -29,9 +29,10 @@ def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "
     axes = figure.subplots()
     axes.pcolormesh(edges, np.arange(num_layers + 1) - 0.5, colours)
     axes.hlines(np.arange(num_layers + 1) - 0.5, start, ends[-1], color="white", linewidth=2)
-    changes = _changes(history)
-    if len(changes) <= _MOST_LETTERS:
-        for window, layer in changes:
+    for layer in range(num_layers):
+        for window, last_window in _stretches([pointers[layer] for _, pointers in history]):
+            if edges[last_window + 1] - edges[window] < _NARROWEST * (ends[-1] - start):
+                continue
             root = history[window][1][layer]
             weight = "bold" if root == layer else "normal"
             axes.text(edges[window], layer, f" {letter(root)}", va="center", color="white", weight=weight, clip_on=True)
@@ -51,13 +52,10 @@ def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "
     return figure
 
 
-def _changes(history: Sequence[tuple[int, Pointers]]) -> list[tuple[int, int]]:
-    """Return (window, layer) wherever a layer's root is not what it was in the window before."""
-    changes = [(0, layer) for layer in range(len(history[0][1]))]
-    for window in range(1, len(history)):
-        before, now = history[window - 1][1], history[window][1]
-        changes += [(window, layer) for layer in range(len(now)) if now[layer] != before[layer]]
-    return changes
+def _stretches(roots: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the first and the last window of every stretch in which a layer keeps its root."""
+    firsts = [window for window, root in enumerate(roots) if window == 0 or root != roots[window - 1]]
+    return list(zip(firsts, [first - 1 for first in firsts[1:]] + [len(roots) - 1], strict=True))
 
 
 def to_array(figure: Figure, dpi: int = 90) -> np.ndarray:
