@@ -165,7 +165,8 @@ class DQNAgent(SB3Agent):
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return the Q-value of every action, and epsilon."""
         values = self.model.q_net(self._tensor(observation))[0]
-        return {"q": values.tolist(), "epsilon": float(self.model.exploration_rate)}
+        warming_up = self.model.num_timesteps < self.model.learning_starts  # decides at random, whatever epsilon says
+        return {"q": values.tolist(), "epsilon": 1.0 if warming_up else float(self.model.exploration_rate)}
 
     def _save_state(self, folder: Path) -> None:
         super()._save_state(folder)

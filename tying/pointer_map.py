@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tying.palette import colour, letter
 from tying.pointers import Pointers
 
-_NARROWEST = 0.018  # share of the width that a letter needs
+_NARROWEST = 0.025  # share of the width that a letter needs
 
 
 def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "") -> Figure:
@@ -24,7 +24,7 @@ def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "
     ends = [iteration for iteration, _ in history]
     edges = [start, *ends]
     colours = np.array([[colour(pointers[layer], num_layers) for _, pointers in history] for layer in range(num_layers)])
-    figure = Figure(figsize=(10, 1.2 + 0.32 * num_layers), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.4 + 0.45 * num_layers), layout="constrained")  # legible at TensorBoard's small size
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.pcolormesh(edges, np.arange(num_layers + 1) - 0.5, colours)
@@ -35,7 +35,9 @@ def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "
                 continue
             root = history[window][1][layer]
             weight = "bold" if root == layer else "normal"
-            axes.text(edges[window], layer, f" {letter(root)}", va="center", color="white", weight=weight, clip_on=True)
+            axes.text(
+                edges[window], layer, f" {letter(root)}", va="center", color="white", weight=weight, size=12, clip_on=True
+            )
     axes.set(
         xlabel="training iteration", ylabel="layer", xlim=(start, ends[-1]), ylim=(num_layers - 0.5, -0.5), title=title
     )

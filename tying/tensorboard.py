@@ -74,7 +74,7 @@ class Board:
 
     def pointer_map(self, history: Sequence[tuple[int, Pointers]]) -> None:
         """Add the picture of the whole run so far."""
-        picture = pointer_map.to_array(pointer_map.draw(history))
+        picture = pointer_map.to_array(pointer_map.draw(history, title="one colour: one set of weights, bold: its owner"))
         self._writer.add_image("tying/pointer_map", picture, history[-1][0], dataformats="HWC")
 
     def config(self, text: str) -> None:

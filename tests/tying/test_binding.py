@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from blocks import adamw, batch, slots, step, storages, tiny_gpt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tying import LayerBinding, Pointers
 from tying.errors import InputError
@@ -141,6 +143,35 @@ def test_micro_batches_add_up_the_same_in_mean_mode() -> None:
         (model.loss(tokens[part : part + 1], targets[part : part + 1]) / 2).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[name], rtol=0, atol=1e-12)
+
+
+class Allocations(TorchDispatchMode):
+    """Collects the operations that make a new storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not any(isinstance(a, torch.Tensor) and a.data_ptr() == result.data_ptr() for a in args):
+            self.made.append(result)
+        return result
+
+
+def test_a_tie_allocates_nothing_and_an_untie_the_copy_alone() -> None:
+    model = tiny_gpt(4)
+    optimizer = adamw(model)
+    binding = LayerBinding(model.h, optimizer)
+    step(model, optimizer)
+    with Allocations() as tie:
+        binding.rebind((0, 1, 1, 1))
+    assert tie.made == []
+    with Allocations() as untie:
+        binding.rebind((0, 1, 2, 2))
+    copied = binding.weights_of(2)
+    sizes = sorted(tensor.numel() for tensor in untie.made)
+    assert sizes == sorted(size for p in copied for size in (p.numel(), p.numel(), p.numel(), 1))
 
 
 def test_the_loss_is_unchanged_by_untying() -> None:

@@ -3,13 +3,24 @@
 The published code: github.com/tamirdh/Dynamic-Layer-Tying. Faults are numbered as in the README's table.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from blocks import adamw, batch, slots, step, storages, tiny_gpt
+from corpus import made_up_data
 
 from envs import FormulaTyingEnv
-from tying import LayerBinding, Pointers
+from tying import LayerBinding, Pointers, Trainer, checkpoint
+from tying.models import GPTConfig
+from tying.optim import OptimConfig
 from tying.statistics import training_bytes
+from tying.trainer import TrainerConfig
+
+
+def small_trainer(optim: OptimConfig | None = None, precision: str = "fp32") -> Trainer:
+    config = TrainerConfig(iterations=20, batch_size=4, device="cpu", precision=precision)  # type: ignore[arg-type]
+    return Trainer(made_up_data(), GPTConfig(num_layers=3, num_heads=2, width=16, context=16), config, optim)
 
 
 def test_fault_01_untying_gives_back_weights_of_its_own() -> None:
@@ -130,3 +141,35 @@ def test_fault_08_optimizer_state_follows_the_tying() -> None:
         for key, value in optimizer.state[source].items():
             assert torch.equal(optimizer.state[copied][key], value)
             assert optimizer.state[copied][key] is not value
+
+
+def test_fault_12_the_tying_is_in_the_checkpoint(tmp_path: Path) -> None:
+    """Published: a saved model came back with the all-zero state and frozen layers."""
+    saved, loaded = small_trainer(), small_trainer()
+    saved.rebind((0, 1, 0))
+    saved.train(3)
+    checkpoint.save(saved, tmp_path / "checkpoint")
+    checkpoint.load(loaded, tmp_path / "checkpoint")
+    assert loaded.pointers == (0, 1, 0)
+    assert slots(loaded.model.h[2])["mlp.up.weight"] is slots(loaded.model.h[0])["mlp.up.weight"]
+    assert all(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert [done.loss for done in loaded.train(3)] == [done.loss for done in saved.train(3)]
+
+
+def test_fault_14_small_steps_move_norm_gains() -> None:
+    """Published: weights kept in bf16 without a master copy could not move gains at a learning rate of 1e-4."""
+    trainer = small_trainer(OptimConfig(learning_rate=1e-4, warmup_iterations=0), precision="bf16")
+    before = trainer.model.ln_f.weight.detach().clone()  # type: ignore[union-attr, operator]
+    trainer.train(1)
+    assert not torch.equal(trainer.model.ln_f.weight, before)  # type: ignore[arg-type]
+
+
+def test_fault_15_evaluation_builds_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published: the reward's forward pass recorded a graph that nobody used."""
+    trainer = small_trainer()
+    losses: list[torch.Tensor] = []
+    loss = trainer.model.loss
+    monkeypatch.setattr(trainer.model, "loss", lambda *sides: losses.append(loss(*sides)) or losses[-1])
+    trainer.evaluate("reward", 2)
+    assert len(losses) == 2
+    assert all(found.grad_fn is None for found in losses)
