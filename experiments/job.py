@@ -91,9 +91,14 @@ class Job:
         self.env.reset(seed=self.settings.run.seed)
         self.backend.reset(self.settings.run.seed)
         self.backend.start()
-        self._open_folder()
-        self._introduce(console)
-        with _how_to_resume(self.run), self._display(console) as display, closing(self._board()) as board:
+        self._make_folder()
+        with self.run.locked(), _how_to_resume(self.run):
+            self._clean_folder()
+            self._introduce(console)
+            self._train(console)
+
+    def _train(self, console: Console) -> None:
+        with self._display(console) as display, closing(self._board()) as board:
             recorder = self._recorder(board, display)
             self.backend.on_iteration = recorder.on_iteration
             self.env.on_decision = recorder.on_decision
@@ -110,17 +115,19 @@ class Job:
                     f"cannot resume: corpus {data.name} is no longer the text that {self.run.path} was trained on"
                 )
 
-    def _open_folder(self) -> None:
-        data, trainer = self.backend.data, self.backend.start()
-        if self.resumed:
-            self.run.remove_leftovers()
-            self.run.rewrite_decisions(self.lines)
-        else:
-            facts = {"device": str(trainer.device), "corpus": data.name, "corpus_sha256": data.corpus_sha256}
+    def _make_folder(self) -> None:
+        if not self.resumed:
+            data, device = self.backend.data, self.backend.start().device
+            facts = {"device": str(device), "corpus": data.name, "corpus_sha256": data.corpus_sha256}
             command = [Path(sys.executable).name, "-m", "experiments.train", *sys.argv[1:]]
             self.run.create(self.settings.to_dict(), command, facts)
+
+    def _clean_folder(self) -> None:
+        """Take away what a killed process left, and what came after the checkpoint that is gone on from."""
+        self.run.remove_leftovers()
+        self.run.rewrite_decisions(self.lines)
         with replacing(self.run.tokenizer_file) as temporary:
-            data.tokenizer.save(str(temporary))
+            self.backend.data.tokenizer.save(str(temporary))
 
     def _introduce(self, console: Console) -> None:
         trainer = self.backend.start()

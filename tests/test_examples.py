@@ -5,6 +5,7 @@ page's changes are made to the copy: ```diff blocks, and blocks that begin "# ne
 """
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -81,6 +82,24 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_tests_that_the_readme_names_exist() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)`", text[text.index("## What is fixed") : text.index("## The house")])
+    assert len(named) >= 16
+    assert [name for name in named if not re.search(rf"^def {name}(_|\()", source, re.MULTILINE)] == ["test_fault_NN"]
+
+
+def test_the_readme_gives_the_figures_that_were_measured() -> None:
+    figures = json.loads((ROOT / "docs/data/bench-2-cores.json").read_text(encoding="utf-8"))["figures"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("experiments.bench --out") : text.index("So tying saves")]
+    forms = {"tokens/s": "{:,.0f}", "share of time": "{:.1%}", "recompilations": "{:.0f}", "allocated by a tie": "{:.0f}"}
+    for what, value in figures.items():
+        form = next((form for part, form in forms.items() if part in what), "{:.3f}")
+        assert form.format(value).replace("%", " %") in table, what
 
 
 def excess_loss(agent: Agent, env: gymnasium.Env, deterministic: bool) -> float:

@@ -11,11 +11,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from tying.errors import InputError
 from tying.files import read_json, remove, write_json, write_link, write_text
@@ -144,6 +147,19 @@ class RunDirectory:
         write_json(self.path / "versions.json", {**_versions(), **facts})
         # Last, since a folder with a config.json is a run.
         write_json(self.config_file, {"format": FORMAT, **config})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this run while a block runs; a killed process leaves no lock behind.
+
+        Raises:
+            InputError: If another process is at it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise InputError(f"{self.path}: another process is training this run") from error
 
     def read_config(self) -> dict[str, Any]:
         """Return what `create` was given as config.

@@ -214,3 +214,12 @@ def test_half_written_checkpoint_does_not_count(run: RunDirectory) -> None:
     (run.checkpoints / ".000006.123.tmp").mkdir()
     (run.checkpoints / "000009").write_text("no folder")
     assert run.latest_checkpoint() == (3, run.checkpoint_folder(3))
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
+    run, same = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    with run.locked():
+        with pytest.raises(InputError, match="another process is training this run"), same.locked():
+            pass
+    with same.locked():
+        assert same.path == tmp_path

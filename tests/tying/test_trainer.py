@@ -2,12 +2,13 @@
 
 import itertools
 import math
+import shutil
 
 import pytest
 import torch
 from corpus import made_up_data
 
-from tying import Trainer
+from tying import Pointers, Trainer
 from tying.errors import DivergenceError, InputError
 from tying.models import GPTConfig
 from tying.optim import OptimConfig, learning_rate
@@ -199,3 +200,29 @@ def test_the_binding_follows_its_settings() -> None:
 def test_cuda_agrees_with_the_cpu() -> None:
     for a, b in zip(losses(trainer(), 5), losses(trainer(device="cuda"), 5), strict=True):
         assert a == pytest.approx(b, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # the compiler uses it itself
+@pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="torch's CPU compiler needs a C++ compiler"
+)
+@pytest.mark.parametrize(("gradient", "num_graphs"), [("sum", 2), ("mean", 2), ("root_only", 4)])
+def test_compiled_blocks_agree_and_are_compiled_once(gradient: str, num_graphs: int) -> None:
+    """One graph to train and one to evaluate serve all layers and patterns; "root_only" has them for tied layers too."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled, plain = (
+        Trainer(
+            made_up_data(),
+            MODEL,
+            TrainerConfig(iterations=60, batch_size=4, device="cpu", compile=compile),
+            binding=BindingConfig(gradient=gradient),  # type: ignore[arg-type]
+        )
+        for compile in (True, False)
+    )
+    for pointers in [*Pointers.all(3), *Pointers.all(3)]:
+        for made in (compiled, plain):
+            made.rebind(pointers)
+        assert losses(compiled, 2) == pytest.approx(losses(plain, 2), abs=1e-5)
+        assert compiled.evaluate("reward", 2) == pytest.approx(plain.evaluate("reward", 2), abs=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == num_graphs
