@@ -21,6 +21,6 @@ def derive_seed(seed: int, purpose: str, iteration: int = 0) -> int:
 @contextmanager
 def global_generators_kept(device: torch.device) -> Iterator[None]:
     """Let a block reseed torch's global generators (dropout reads nothing else) and put them back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, device_type="cuda" if devices else "cpu"):
+    devices = [device] if device.type in ("cuda", "mps") else []
+    with torch.random.fork_rng(devices=devices, device_type=device.type):
         yield

@@ -209,14 +209,15 @@ class Trainer:
             DivergenceError: If it is not finite.
         """
         self.model.eval()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        count = 0
+        losses: list[Tensor] = []
+        counts: list[int] = []
         for batch in self.data.evaluation_batches(split, self.config.batch_size, self.context, num_batches):
             tokens, targets = (side.to(self.device) for side in batch)
             with self._autocast():
-                total += self.model.loss(tokens, targets).double() * targets.numel()
-            count += targets.numel()
-        loss = float(total) / count
+                losses.append(self.model.loss(tokens, targets))
+            counts.append(targets.numel())
+        # Added up on the CPU, since not every device has float64.
+        loss = float(torch.stack(losses).cpu().double() @ torch.tensor(counts).double()) / sum(counts)
         if not math.isfinite(loss):
             raise DivergenceError(f"after iteration {self.iteration}: loss {loss} on the {split} split; {self._advice}")
         return loss
