@@ -19,6 +19,10 @@ class ActionMode(Protocol):
 
     summary: str
 
+    def __init__(self, num_layers: int) -> None:
+        """Make the mode for L layers."""
+        ...
+
     @property
     def space(self) -> spaces.Space[Any]:
         """The action space."""
@@ -135,7 +139,7 @@ class Joint:
         return None
 
 
-MODES: dict[str, type[Cursor] | type[Pair] | type[Joint]] = {"cursor": Cursor, "pair": Pair, "joint": Joint}
+MODES: dict[str, type[ActionMode]] = {"cursor": Cursor, "pair": Pair, "joint": Joint}
 
 
 def make(name: str, num_layers: int) -> ActionMode:

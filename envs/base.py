@@ -146,8 +146,10 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         """Take one decision and train a window; see the class.
 
         Raises:
-            InputError: If the action is outside the space.
+            InputError: If the action is outside the space, or the episode is over.
         """
+        if self._iteration >= self.backend.num_iterations:
+            raise InputError("step() after the end of the episode: call reset() first")
         if not self.action_space.contains(action):
             raise InputError(f"action {action!r} is outside the space {self.action_space}")
         before, masks, frozen, layer = (

@@ -5,13 +5,13 @@ from typing import Any
 
 from experiments.recorder import Recorder
 from experiments.settings import Settings
-from tying import checkpoint
+from tying import checkpoint, pointer_map
 from tying.files import replacing
 from tying.records import RunDirectory, perplexity
 
 
 def write_final(run: RunDirectory, settings: Settings, recorder: Recorder) -> None:
-    """Evaluate on the whole test split and write final/: model, pointers, summary, agent."""
+    """Evaluate on the whole test split and write final/: model, pointers, summary, agent, picture of the tying."""
     trainer = recorder.trainer
     summary = _summarise(settings, recorder)
     figures = {k: summary[k] for k in ("test_loss", "test_ppl", "trainable_params", "num_unique_layers")}
@@ -22,6 +22,8 @@ def write_final(run: RunDirectory, settings: Settings, recorder: Recorder) -> No
         (temporary / "pointers.json").write_text(json.dumps(list(trainer.pointers)) + "\n")
         (temporary / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         recorder.agent.save(temporary / "agent")
+        title = f"{settings.preset}, {settings.agent}, seed {settings.run.seed} (colour: set of weights, bold: its owner)"
+        pointer_map.draw(recorder.history, title=title).savefig(temporary / "pointer_map.png", dpi=130)
 
 
 def _summarise(settings: Settings, recorder: Recorder) -> dict[str, Any]:

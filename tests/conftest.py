@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +74,17 @@ class Scripts:
         given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
         command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=cwd, env=given, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=given,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            encoding="utf-8",
+            # Where the tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
 
     def run(self, name: str, *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Finished:
         """Run a script to its end."""
@@ -81,7 +92,7 @@ class Scripts:
 
     def wait(self, process: subprocess.Popen) -> Finished:
         """Return how a started script ends."""
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
         return Finished(process.returncode, out, err)
 
 

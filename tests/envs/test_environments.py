@@ -119,6 +119,14 @@ def test_actions_outside_the_space_are_refused() -> None:
         env.step(6)
 
 
+@pytest.mark.parametrize("env_id", IDS)
+def test_a_step_after_the_end_is_refused(env_id: str) -> None:
+    env = gymnasium.make(env_id).unwrapped
+    play(env)
+    with pytest.raises(InputError, match="call reset"):
+        env.step(0)
+
+
 def test_ansi_rendering_shows_the_tying() -> None:
     env = FormulaTyingEnv(initial_pointers="all_tied", render_mode="ansi")
     env.reset(seed=0)

@@ -76,7 +76,7 @@ def assert_same(run: Path, reference: Path) -> None:
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     """Wait for something that a running process is about to do."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
