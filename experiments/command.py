@@ -112,10 +112,15 @@ def _name_in(given: Mapping[str, Any], section: str) -> str | None:
 
 
 def _spell_out(arguments: Sequence[str]) -> list[str]:
+    """Write short forms in full: `--agent X` as `--agent.name X`, `--model.no-bias` as `--no-model.bias`."""
     spelled = []
     for argument in arguments:
         flag, equals, value = argument.partition("=")
-        spelled.append(f"{flag}.name{equals}{value}" if flag.removeprefix("--") in _NAMED else argument)
+        if flag.removeprefix("--") in _NAMED:
+            argument = f"{flag}.name{equals}{value}"
+        elif flag.startswith("--") and ".no-" in flag:
+            argument = f"--no-{flag.removeprefix('--').replace('.no-', '.', 1)}"
+        spelled.append(argument)
     return spelled
 
 

@@ -116,6 +116,12 @@ def test_own_config_reproduces_the_settings(config: Config, arguments: tuple[str
     assert settings("--config", config({"format": 1, **first.to_dict()})) == first
 
 
+def test_short_forms_say_the_same_as_long_ones() -> None:
+    short = settings("--agent", "a2c", "--reward=level", "--model.no-bias", "--model", "gpt")
+    assert short == settings("--agent.name", "a2c", "--reward.name", "level", "--no-model.bias", "--model.name=gpt")
+    assert not short.setup.model.bias  # type: ignore[attr-defined]
+
+
 def test_process_environment_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SEED", "PRESET", "MODEL"):
         monkeypatch.setenv(name, "rubbish")
