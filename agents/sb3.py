@@ -23,14 +23,20 @@ from tying.config import config, setting, to_dict
 
 
 @config
-class DQNConfig:
-    """Hyper-parameters of DQN."""
+class SB3Config:
+    """Hyper-parameters that all of them have."""
 
-    learning_rate: float = setting("Adam's learning rate [> 0]", default=1e-3, gt=0)
     gamma: float = setting(
         "discount per decision; the reward is an improvement, most of it shows at once [0 to 1]", default=0.5, ge=0, le=1
     )
     width: int = setting("units in each of two hidden layers [>= 1]", default=64, ge=1)
+
+
+@config
+class DQNConfig(SB3Config):
+    """Hyper-parameters of DQN."""
+
+    learning_rate: float = setting("Adam's learning rate [> 0]", default=1e-3, gt=0)
     buffer_size: int = setting("transitions kept; all of any run [>= 1]", default=10_000, ge=1)
     learning_starts: int = setting("decisions at random before the first update [>= 0]", default=8, ge=0)
     batch_size: int = setting("transitions in an update [>= 1]", default=32, ge=1)
@@ -43,34 +49,30 @@ class DQNConfig:
 
 
 @config
-class PPOConfig:
+class ActorCriticConfig(SB3Config):
+    """Hyper-parameters that PPO and A2C have in common."""
+
+    gae_lambda: float = setting("bias against variance of the advantage [0 to 1]", default=0.9, ge=0, le=1)
+    ent_coef: float = setting("weight of the policy's entropy [>= 0]", default=0.01, ge=0)
+
+
+@config
+class PPOConfig(ActorCriticConfig):
     """Hyper-parameters of PPO, masked or not."""
 
     learning_rate: float = setting("Adam's learning rate [> 0]", default=3e-3, gt=0)
-    gamma: float = setting(
-        "discount per decision; the reward is an improvement, most of it shows at once [0 to 1]", default=0.5, ge=0, le=1
-    )
-    width: int = setting("units in each of two hidden layers [>= 1]", default=64, ge=1)
     n_steps: int = setting("decisions between updates [>= 2]", default=32, ge=2)
     batch_size: int = setting("decisions in a mini-batch; at most n_steps are used [>= 2]", default=32, ge=2)
     n_epochs: int = setting("passes over them in an update [>= 1]", default=10, ge=1)
-    gae_lambda: float = setting("bias against variance of the advantage [0 to 1]", default=0.9, ge=0, le=1)
-    ent_coef: float = setting("weight of the policy's entropy [>= 0]", default=0.01, ge=0)
     clip_range: float = setting("largest change of a probability ratio in an update [> 0]", default=0.2, gt=0)
 
 
 @config
-class A2CConfig:
+class A2CConfig(ActorCriticConfig):
     """Hyper-parameters of A2C."""
 
     learning_rate: float = setting("RMSprop's learning rate [> 0]", default=1e-3, gt=0)
-    gamma: float = setting(
-        "discount per decision; the reward is an improvement, most of it shows at once [0 to 1]", default=0.5, ge=0, le=1
-    )
-    width: int = setting("units in each of two hidden layers [>= 1]", default=64, ge=1)
     n_steps: int = setting("decisions between updates [>= 1]", default=4, ge=1)
-    gae_lambda: float = setting("bias against variance of the advantage [0 to 1]", default=0.9, ge=0, le=1)
-    ent_coef: float = setting("weight of the policy's entropy [>= 0]", default=0.01, ge=0)
 
 
 class _Collector(KVWriter):
