@@ -98,12 +98,14 @@ class Job:
             self._train(console)
 
     def _train(self, console: Console) -> None:
-        with self._display(console) as display, closing(self._board()) as board:
-            recorder = self._recorder(board, display)
-            self.backend.on_iteration = recorder.on_iteration
-            self.env.on_decision = recorder.on_decision
-            # A stranger's agent need not keep the environment that it was made for.
-            self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
+        with closing(self._board()) as board:
+            with self._display(console) as display:
+                recorder = self._recorder(board, display)
+                self.backend.on_iteration = recorder.on_iteration
+                self.env.on_decision = recorder.on_decision
+                # A stranger's agent need not keep the environment that it was made for.
+                self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
+            console.print("evaluating on the whole test split ...", highlight=False)
             write_final(self.run, self.settings, recorder)
 
     def _check_data(self, data: TokenData) -> None:
