@@ -127,6 +127,9 @@ class SB3Agent(Agent):
         if env is not self.env:
             self.env = env
             self.model.set_env(Monitor(env))
+            vectorised = self.model.get_env()
+            assert vectorised is not None  # it was set just now
+            vectorised.seed(self.seed)
         self.model.learn(decisions, callback=_Stop(self, decisions, callback), log_interval=1)
         return self
 
@@ -206,7 +209,10 @@ class PPOAgent(_PolicyAgent):
 
     def _arguments(self) -> dict[str, Any]:
         arguments = super()._arguments()
-        return {**arguments, "batch_size": min(arguments["batch_size"], arguments["n_steps"])}
+        size = min(arguments["batch_size"], arguments["n_steps"])
+        if arguments["n_steps"] % size == 1:  # advantages are normalised, which one decision alone cannot be
+            size = arguments["n_steps"]
+        return {**arguments, "batch_size": size}
 
 
 class MaskablePPOAgent(PPOAgent):

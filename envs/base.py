@@ -117,7 +117,8 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
     @property
     def frozen(self) -> bool:
         """Whether pointers no longer move."""
-        return self._iteration >= self.config.freeze_after * self.backend.num_iterations
+        # Rounded, since 0.55 * 100 is a little more than 55.
+        return self._iteration >= round(self.config.freeze_after * self.backend.num_iterations, 6)
 
     def _begin(self) -> None:
         self._pointers = self.initial_pointers

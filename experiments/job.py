@@ -105,6 +105,11 @@ class Job:
                 self.env.on_decision = recorder.on_decision
                 # A stranger's agent need not keep the environment that it was made for.
                 self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
+            if len(recorder.lines) < self.env.num_decisions:
+                raise InputError(
+                    f"agent {self.settings.agent!r} took {len(recorder.lines)} of {self.env.num_decisions} decisions: "
+                    "its learn() must take as many as it is asked for"
+                )
             console.print("evaluating on the whole test split ...", highlight=False)
             write_final(self.run, self.settings, recorder)
 

@@ -5,6 +5,7 @@ python -m experiments.sample runs/<run> --prompt "def "
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -29,10 +30,12 @@ class SampleSettings(BaseSettings):
     run: CliPositionalArg[str] = Field(description="the run directory; an unfinished run's newest checkpoint is used")
     prompt: str = Field("\n", description="text to go on from", min_length=1)
     num_tokens: int = Field(200, description="length of the continuation [tokens, >= 1]", ge=1)
-    temperature: float = Field(0.8, description="0 takes the likeliest token, 1 draws as trained [>= 0]", ge=0)
+    temperature: float = Field(
+        0.8, description="0: the likeliest token, 1: as trained [0 to 1000]", ge=0, le=1000, allow_inf_nan=False
+    )
     top_k: int = Field(0, description="draw among this many likeliest tokens, 0 for all [tokens, >= 0]", ge=0)
-    seed: int = Field(0, description="of the draws [>= 0]", ge=0)
-    device: str = Field("auto", description="auto, cpu, cuda or mps")
+    seed: int = Field(0, description="of the draws [0 to 2**32 - 1]", ge=0, le=2**32 - 1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to run")
 
 
 def main(arguments: Sequence[str]) -> None:

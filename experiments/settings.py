@@ -18,7 +18,7 @@ _SECTIONS = tuple(Setup.__dataclass_fields__)
 class RunConfig:
     """What belongs to the run and to none of its parts."""
 
-    seed: int = setting("of initial weights, data order, dropout and agent [>= 0]", default=0, ge=0)
+    seed: int = setting("of initial weights, data order, dropout and agent [0 to 2**32 - 1]", default=0, ge=0, le=2**32 - 1)
     log_interval: int = setting("training figures in TensorBoard are this far apart [iterations, >= 1]", default=10, ge=1)
     checkpoint_interval: int = setting("checkpoints are this far apart [decisions, >= 1]", default=10, ge=1)
 

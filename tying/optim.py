@@ -40,7 +40,7 @@ def learning_rate(config: OptimConfig, iteration: int, num_iterations: int) -> f
     if iteration < warmup:
         return config.learning_rate * (iteration + 1) / warmup
     done = (iteration - warmup) / max(1, num_iterations - warmup)
-    if done > 1:
+    if iteration >= num_iterations:
         raise InputError(f"iteration {iteration} is past the end of the schedule of {num_iterations} iterations")
     low = config.learning_rate * config.final_rate
     return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * done))

@@ -103,7 +103,7 @@ def _cut(name: str, text: str, config: DataConfig) -> Corpus:
 def _find(path: str) -> list[Path]:
     given = Path(path).expanduser()
     if given.is_dir():
-        files = sorted(p for p in given.rglob("*") if p.is_file() and not p.name.startswith("."))
+        files = sorted(p for p in given.rglob("*") if p.is_file() and not _hidden(p.relative_to(given)))
         if not files:
             raise InputError(f"data.path = {path!r}: the folder has no files")
         return files
@@ -112,6 +112,10 @@ def _find(path: str) -> list[Path]:
     if not files:
         raise InputError(f"data.path = {path!r}: no such file, folder or glob")
     return files
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _stdlib_files() -> list[Path]:

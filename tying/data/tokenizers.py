@@ -53,6 +53,9 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     Raises:
         InputError: If the text has a character that a character tokenizer does not know.
     """
+    # Published tokenizers may cut or fill what they encode, as their model wants it; here the whole text counts.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     lines = text.splitlines(keepends=True)
     chunks = ["".join(lines[start : start + _CHUNK_LINES]) for start in range(0, len(lines), _CHUNK_LINES)]
     try:

@@ -22,7 +22,7 @@ from tying.files import read_json, replacing
 from tying.randomness import derive_seed
 
 SPLITS = ("train", "reward", "test")
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class TokenData:
         Raises:
             InputError: Naming the splits that are too short.
         """
+        if self.vocab_size < 2:
+            raise InputError(f"corpus {self.name} has a vocabulary of {self.vocab_size}: there is nothing to predict")
         short = [f"{name} has {len(self.splits[name])}" for name in SPLITS if len(self.splits[name]) < context + 1]
         if short:
             raise InputError(f"corpus {self.name} is too short for model.context = {context}: {', '.join(short)} tokens")
