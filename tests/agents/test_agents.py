@@ -164,3 +164,18 @@ def test_metrics_carry_what_the_library_logs() -> None:
         agent = agents.make(name, env, seed=0).learn(env, 45)
         assert tag in agent.metrics()
         assert agent.metrics() == {}
+
+
+@pytest.mark.parametrize("name", ["ppo", "maskable_ppo"])
+def test_no_mini_batch_is_left_with_one_decision(name: str) -> None:
+    decisions_of(name, "cursor", seed=0, n_steps=9, batch_size=8)
+
+
+def test_another_environment_gets_the_agents_seed() -> None:
+    seeds = []
+    for _ in range(2):
+        agent = agents.make("dqn", instant(), seed=7)
+        other = instant(noise=0.1)
+        agent.learn(other, 5)
+        seeds.append(other.unwrapped._run_seed)  # type: ignore[attr-defined]
+    assert seeds == [7, 7]

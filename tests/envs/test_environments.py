@@ -189,3 +189,10 @@ def test_every_preset_makes_an_environment(name: str) -> None:
 def test_ids_are_registered() -> None:
     assert {"LayerTyingEnv", "FormulaTyingEnv"} <= set(envs.__all__)
     assert all(env_id in gymnasium.registry for env_id in IDS)
+
+
+@pytest.mark.parametrize(("share", "first_frozen"), [(0.07, 7), (0.28, 28), (0.55, 55)])
+def test_freezing_is_not_late_by_rounding(share: float, first_frozen: int) -> None:
+    env = FormulaTyingEnv(num_decisions=100, freeze_after=share)
+    frozen = [info["frozen"] for *_, info in play(env)]
+    assert frozen.index(True) == first_frozen

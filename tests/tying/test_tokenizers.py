@@ -115,3 +115,10 @@ def test_unknown_tokenizer_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
     (line,) = caught.value.lines
     assert line.startswith("data.tokenizer = 'bpee': not char, byte or bpe")
     assert "\n" not in line
+
+
+def test_a_tokenizer_that_truncates_and_pads_loses_nothing() -> None:
+    plain, cutting = (tokenizers.make("byte", 300, "", "") for _ in range(2))
+    cutting.enable_truncation(5)
+    cutting.enable_padding(length=9)
+    assert tokenizers.encode(cutting, "a line\nand another\n") == tokenizers.encode(plain, "a line\nand another\n")
