@@ -168,7 +168,7 @@ def test_metrics_carry_what_the_library_logs() -> None:
 
 @pytest.mark.parametrize("name", ["ppo", "maskable_ppo"])
 def test_no_mini_batch_is_left_with_one_decision(name: str) -> None:
-    decisions_of(name, "cursor", seed=0, n_steps=9, batch_size=8)
+    assert len(decisions_of(name, "cursor", seed=0, n_steps=9, batch_size=8)) == 45
 
 
 def test_another_environment_gets_the_agents_seed() -> None:
