@@ -9,6 +9,7 @@ from gymnasium import spaces
 from agents.base import Agent
 from tying import strategies
 from tying.config import config, setting
+from tying.layout import View
 
 
 @config
@@ -31,6 +32,6 @@ class FixedAgent(Agent):
         self.schedule = strategies.schedule(self.config.strategy, num_layers)
 
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
-        """Return the pattern in force; entry 0 of the observation is the share of the run that remains."""
+        """Return the pattern in force."""
         # Rounding, since a float32 share such as 0.7 must not come out just below the 0.3 of a schedule.
-        return np.array(self.schedule.at(round(1 - float(observation[0]), 6)))
+        return np.array(self.schedule.at(round(1 - View(observation).scalar("remaining"), 6)))

@@ -29,7 +29,7 @@ _METHODS = ("predict", "learn", "save", "load")
 
 def names() -> tuple[str, ...]:
     """Return the names of the agents that decide, then those of the fixed strategies."""
-    return (*_AGENTS, *strategies.names(), "share_then_unshare")
+    return (*_AGENTS, *strategies.names(), *strategies.schedule_names())
 
 
 def is_fixed(name: str) -> bool:

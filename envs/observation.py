@@ -13,8 +13,8 @@
 | 8 + 5i           | gradient of i    | 0 to 1  | norm of its gradient as a share of the largest layer's                |
 | 9 + 5i           | similarity of i  | -1 to 1 | cosine of its weights with those of layer i - 1 (0 for layer 0)       |
 
-Before the first window entry 1 is 1 and the gradient and similarity entries are 0. All that concerns a layer stands
-together, so that a policy can read layers one by one, whatever L is.
+Before the first window entry 1 is 1 and the gradient and similarity entries are 0. `tying.layout` has the order;
+`tying.layout.View` reads entries by name.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium import spaces
 
+from tying import layout
 from tying.pointers import Pointers
 from tying.records import Window
-
-NUM_SCALARS = 5
-PER_LAYER = 5
 
 
 @dataclass(frozen=True)
@@ -52,35 +50,47 @@ class State:
     uniform_loss: float
 
 
+_BOUNDS = {"log_perplexity": (0.0, 2.0), "change": (-1.0, 1.0), "similarity": (-1.0, 1.0)}  # others: 0 to 1
+
+
 def space(num_layers: int) -> spaces.Box:
     """Return the observation space for L layers."""
-    low = np.zeros(NUM_SCALARS + PER_LAYER * num_layers, dtype=np.float32)
-    high = np.ones_like(low)
-    high[1] = 2
-    low[2] = -1
-    low[NUM_SCALARS + 4 :: PER_LAYER] = -1
+    scalars = {name: _BOUNDS.get(name, (0.0, 1.0)) for name in layout.SCALARS}
+    layers = {name: _BOUNDS.get(name, (0.0, 1.0)) for name in layout.PER_LAYER}
+    low, high = (
+        layout.flatten(
+            {name: bound[side] for name, bound in scalars.items()},
+            {name: [bound[side]] * num_layers for name, bound in layers.items()},
+        ).astype(np.float32)
+        for side in (0, 1)
+    )
     return spaces.Box(low, high, dtype=np.float32)
 
 
 def observe(state: State) -> np.ndarray:
     """Return the observation of a state, clipped to the space's bounds."""
     num_layers = len(state.pointers)
-    scalars = np.array([state.remaining, 1.0, 0.0, state.pointers.num_unique / num_layers, state.frozen], dtype=np.float64)
-    layers = np.zeros((num_layers, PER_LAYER))
-    layers[:, 0] = np.array(state.pointers) / max(1, num_layers - 1)
-    layers[list(state.pointers.roots), 1] = 1
+    scalars = {
+        "remaining": state.remaining,
+        "log_perplexity": 1.0,
+        "change": 0.0,
+        "param_share": state.pointers.num_unique / num_layers,
+        "frozen": float(state.frozen),
+    }
+    layers = {name: np.zeros(num_layers) for name in layout.PER_LAYER}
+    layers["pointer"] = np.array(state.pointers) / max(1, num_layers - 1)
+    layers["root"][list(state.pointers.roots)] = 1
     if state.cursor is not None:
-        layers[state.cursor, 2] = 1
+        layers["cursor"][state.cursor] = 1
     if state.window is not None:
         window = state.window
-        scalars[1] = window.reward_loss / state.uniform_loss
-        scalars[2] = window.reward_loss - state.previous_loss
-        scalars[3] = window.param_share
+        scalars["log_perplexity"] = window.reward_loss / state.uniform_loss
+        scalars["change"] = window.reward_loss - state.previous_loss
+        scalars["param_share"] = window.param_share
         if window.gradient_norms:
-            layers[:, 3] = np.array(window.gradient_norms) / max(*window.gradient_norms, 1e-12)
+            layers["gradient"] = np.array(window.gradient_norms) / max(*window.gradient_norms, 1e-12)
         if window.similarities:
-            layers[:, 4] = window.similarities
+            layers["similarity"] = np.array(window.similarities)
     bounds = space(num_layers)
-    flat = np.concatenate([scalars, layers.ravel()])
-    observation: np.ndarray = np.clip(flat, bounds.low, bounds.high).astype(np.float32)
+    observation: np.ndarray = np.clip(layout.flatten(scalars, layers), bounds.low, bounds.high).astype(np.float32)
     return observation

@@ -19,7 +19,7 @@ FORBIDDEN = {
     "experiments": set(),
 }
 # Of tying, agents know values and configuration; nothing that trains.
-KNOWN_TO_AGENTS = {"pointers", "strategies", "records", "config", "errors", "files"}
+KNOWN_TO_AGENTS = {"pointers", "strategies", "records", "config", "errors", "files", "layout"}
 
 
 def imports(path: Path, root: Path = ROOT) -> Iterator[str]:

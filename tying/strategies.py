@@ -1,7 +1,8 @@
 """Fixed tying patterns of the literature, by name and arguments: `make("sequence:3", num_layers=6)`.
 
 A strategy is a function from the number of layers N (and whole-number arguments) to labels: layers with equal labels share.
-To add one, write the function under `@_strategy`. A *schedule* changes the pattern at given shares of the run.
+To add one, write the function under `@_strategy`. A *schedule* changes the pattern at a share of the run; to add one,
+write a function under `@_schedule`.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -105,6 +106,33 @@ class Schedule:
         return [pointers for start, pointers in self.stages if start <= share][-1]
 
 
+# A schedule of two stages: what stands behind its P, to the pattern before P per cent of the run, and the one after.
+_SCHEDULES: dict[str, Callable[..., tuple[str, str]]] = {}
+
+
+def _schedule(function: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
+    _SCHEDULES[function.__name__] = function
+    return function
+
+
+@_schedule
+def share_then_unshare() -> tuple[str, str]:
+    """share_then_unshare:P is all tied, then independent. 2110.03848 with a fixed time of untying."""
+    return "all_tied", "independent"
+
+
+@_schedule
+def tie_after(pattern: str) -> tuple[str, str]:
+    """tie_after:P:PATTERN is independent, then PATTERN. The layers learn a start of their own before they share."""
+    return "independent", pattern
+
+
+@_schedule
+def untie_after(pattern: str) -> tuple[str, str]:
+    """untie_after:P:PATTERN is PATTERN, then independent. share_then_unshare from any pattern."""
+    return pattern, "independent"
+
+
 def names() -> tuple[str, ...]:
     """Return the names that `make` knows."""
     return tuple(_STRATEGIES)
@@ -129,7 +157,7 @@ def make(text: str, num_layers: int) -> Pointers:
         )
         return pointers
     if name not in _STRATEGIES:
-        near = get_close_matches(name, [*_STRATEGIES, "share_then_unshare"], n=1)
+        near = get_close_matches(name, [*_STRATEGIES, *_SCHEDULES], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"unknown strategy {name!r}: {hint}allowed: {', '.join(_STRATEGIES)}, or pointers as in '0 1 1 3'")
     try:
@@ -143,16 +171,26 @@ def make(text: str, num_layers: int) -> Pointers:
     return Pointers.from_labels(labels)
 
 
-def schedule(text: str, num_layers: int) -> Schedule:
-    """Return a schedule by name.
+def schedule_names() -> tuple[str, ...]:
+    """Return the names of the schedules."""
+    return tuple(_SCHEDULES)
 
-    `share_then_unshare:P` is all tied, then independent from P per cent of the run on (arXiv 2110.03848 with a fixed
-    time of untying); any pattern that `make` knows is a schedule of one stage.
+
+def schedule(text: str, num_layers: int) -> Schedule:
+    """Return a schedule by name; any pattern that `make` knows is a schedule of one stage.
+
+    Raises:
+        InputError: For wrong arguments, or whatever `make` raises.
     """
     name, _, arguments = text.strip().partition(":")
-    if name != "share_then_unshare":
+    if name not in _SCHEDULES:
         return Schedule(((0.0, make(text, num_layers)),))
-    if not arguments.isdecimal() or not 0 < int(arguments) < 100:
-        raise InputError(f"strategy {text!r}: expected share_then_unshare:P with P from 1 to 99, per cent of the run")
-    start = int(arguments) / 100
-    return Schedule(((0.0, make("all_tied", num_layers)), (start, make("independent", num_layers))))
+    percent, colon, rest = arguments.partition(":")
+    if not percent.isdecimal() or not 0 < int(percent) < 100:
+        raise InputError(f"strategy {text!r}: expected {name}:P with P from 1 to 99, per cent of the run")
+    try:
+        before, after = _SCHEDULES[name](*([rest] if colon else []))
+    except TypeError as error:
+        form = (_SCHEDULES[name].__doc__ or "").partition(".")[0]
+        raise InputError(f"strategy {text!r}: wrong arguments; {form}") from error
+    return Schedule(((0.0, make(before, num_layers)), (int(percent) / 100, make(after, num_layers))))

@@ -6,6 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from agents import Agent
+from tying.layout import View
 
 
 class GreedyAgent(Agent):
@@ -20,14 +21,14 @@ class GreedyAgent(Agent):
         self.mean, self.recent = defaultdict(float), None
 
     def predict(self, observation, action_masks=None, deterministic=False):
-        """Return a legal action; entries 7, 12, 17, ... of the observation say whose turn it is."""
+        """Return a legal action."""
         legal = np.flatnonzero(np.ones(self.env.action_space.n) if action_masks is None else action_masks)
         if not deterministic and self.generator.random() < 0.1:
             return int(self.generator.choice(legal))
-        return int(max(legal, key=lambda target: self.mean[observation[7::5].argmax(), target]))
+        return int(max(legal, key=lambda target: self.mean[View(observation).cursor, target]))
 
     def learn_from(self, observation, action, reward, following, terminated):
         """Move the mean of this (layer, target) a fifth of the way towards what it paid."""
         self.recent = reward if self.recent is None else 0.7 * self.recent + 0.3 * reward
-        choice = observation[7::5].argmax(), action
+        choice = View(observation).cursor, action
         self.mean[choice] += 0.2 * (reward - self.recent - self.mean[choice])

@@ -10,7 +10,7 @@ import pytest
 import agents
 import envs  # noqa: F401 (registers the environments)
 from agents.base import Agent, masks_of
-from tying import Pointers
+from tying import Pointers, strategies
 from tying.errors import InputError
 
 LEARNERS = ["dqn", "ppo", "maskable_ppo", "a2c"]
@@ -24,7 +24,14 @@ FIXED = [
     "middle_cycle:4",
     "immediate_repeat",
 ]
-FIXED += ["immediate_repeat", "front_loaded:3,2,1", "share_then_unshare:50", "0 1 1 3 3 5"]
+FIXED += [
+    "immediate_repeat",
+    "front_loaded:3,2,1",
+    "share_then_unshare:50",
+    "tie_after:50:sandwich",
+    "untie_after:50:cycle:2",
+    "0 1 1 3 3 5",
+]
 MODES = {"dqn": ["cursor", "pair"], **{name: ["cursor", "pair", "joint"] for name in [*LEARNERS[1:], "random"]}}
 MODES |= {name: ["joint"] for name in FIXED}
 CASES = [(name, mode) for name, modes in MODES.items() for mode in modes]
@@ -104,7 +111,7 @@ def test_masked_agents_take_legal_actions_only(name: str) -> None:
 @pytest.mark.parametrize("name", FIXED)
 def test_fixed_strategies_hold_from_the_first_window_on(name: str) -> None:
     patterns = set(decisions_of(name, "joint", seed=0, count=20))
-    assert len(patterns) == (2 if name.startswith("share_then") else 1)
+    assert len(patterns) == (2 if name.partition(":")[0] in strategies.schedule_names() else 1)
 
 
 def test_diagnostics_draw_no_random_numbers() -> None:

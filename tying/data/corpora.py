@@ -38,6 +38,9 @@ class DataConfig:
         f"a Hugging Face data set instead: {', '.join(_HF_NAMES)}, or PATH[:CONFIG] (needs the extra 'hf')", default=None
     )
     max_chars: int | None = setting("use only the beginning of the corpus [characters, >= 1]", default=None, ge=1)
+    train_chars: int | None = setting(
+        "train on only the beginning of the train split; reward and test stay whole [characters, >= 1]", default=None, ge=1
+    )
     tokenizer: str = setting(
         "char, byte, bpe (trained on the train split), a tokenizer.json, or a pretrained tokenizer's hub name",
         default="bpe",
@@ -97,7 +100,14 @@ def _cut(name: str, text: str, config: DataConfig) -> Corpus:
         raise InputError(f"corpus {name}: it holds no text")
     test_start = round(len(text) * (1 - config.test_fraction))
     reward_start = round(len(text) * (1 - config.test_fraction - config.reward_fraction))
-    return Corpus(name, {"train": text[:reward_start], "reward": text[reward_start:test_start], "test": text[test_start:]})
+    return Corpus(
+        name,
+        {
+            "train": text[:reward_start][: config.train_chars],
+            "reward": text[reward_start:test_start],
+            "test": text[test_start:],
+        },
+    )
 
 
 def _find(path: str) -> list[Path]:
@@ -169,7 +179,7 @@ def _from_hugging_face(config: DataConfig, name: str) -> Corpus:
     reward_share = config.reward_fraction if reward is None else 0.0
     test_start = round(len(whole) * (1 - test_share))
     reward_start = round(len(whole) * (1 - test_share - reward_share))
-    train = whole[:reward_start]
+    train = whole[:reward_start][: config.train_chars]
     reward = whole[reward_start:test_start] if reward is None else reward
     test = whole[test_start:] if test is None else test
     return Corpus(name, {"train": train, "reward": reward, "test": test})
