@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 stopped by a failure, 2 bad input, 130 and 143 interrupted; one line for each complaint.
 """
 
+import json
 import signal
 import sys
 import threading
@@ -18,6 +19,14 @@ from tying.config import complaints, known_fields
 from tying.errors import DivergenceError, InputError
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+class Failed(Exception):
+    """Work that could not be done, one line for each piece; the script ends with status 1."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
 
 
 class Terminated(BaseException):
@@ -37,6 +46,8 @@ def status(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> i
         main(arguments)
     except InputError as error:
         return _complain(2, *error.lines)
+    except Failed as error:
+        return _complain(1, *error.lines)
     except DivergenceError as error:
         return _complain(1, str(error))
     except OSError as error:
@@ -73,6 +84,31 @@ def read(cls: type[S], arguments: Sequence[str]) -> S:
         raise InputError(complaints(error, known_fields(cls))) from error
     except SettingsError as error:
         raise InputError(str(error).removeprefix("error parsing CLI: ")) from error
+
+
+def read_known(cls: type[S], arguments: Sequence[str]) -> tuple[S, list[str]]:
+    """Return a script's settings, and the arguments that are not its own; its class has a field `unknown` for them.
+
+    Raises:
+        InputError: With one line for every mistake.
+    """
+    settings = read(cls, arguments)
+    return settings, list(settings.unknown)  # type: ignore[attr-defined]
+
+
+def gather(flag: str, arguments: Sequence[str]) -> list[str]:
+    """Write the words behind a flag as one JSON list: `--agents A "B --x 1"` as `--agents ["A", "B --x 1"]`."""
+    gathered: list[str] = []
+    words: list[str] | None = None
+    for argument in arguments:
+        if argument == flag:
+            words = []
+        elif words is not None and not argument.startswith("-"):
+            words.append(argument)
+        else:
+            gathered += [flag, json.dumps(words), argument] if words is not None else [argument]
+            words = None
+    return [*gathered, flag, json.dumps(words)] if words is not None else gathered
 
 
 def _complain(code: int, *lines: str) -> int:

@@ -34,6 +34,7 @@ class Job:
     Attributes:
         run: Its folder.
         settings: What it is made from.
+        flags: Of `experiments.train` for the same run; empty for a resumed one.
         lines: The decisions that its record holds already; empty for a new run.
         resumed: Whether the folder was there before.
         backend: What trains.
@@ -43,6 +44,7 @@ class Job:
 
     run: RunDirectory
     settings: Settings
+    flags: Sequence[str]
     lines: Sequence[dict[str, Any]]
     resumed: bool
     backend: TrainingBackend
@@ -50,15 +52,15 @@ class Job:
     agent: Agent
 
     @classmethod
-    def new(cls, settings: Settings, out: Path | None) -> "Job":
-        """Return the job of a new run.
+    def new(cls, settings: Settings, out: Path | None, flags: Sequence[str]) -> "Job":
+        """Return the job of a new run; `flags` are kept in its command.txt.
 
         Raises:
             InputError: If its folder is taken, or the agent cannot decide in the environment.
         """
         run = RunDirectory(out or _new_folder(settings))
         run.require_new()
-        return cls(run, settings, [], False, *_actors(settings, run, []))
+        return cls(run, settings, flags, [], False, *_actors(settings, run, []))
 
     @classmethod
     def resume(cls, run: RunDirectory) -> "Job":
@@ -69,7 +71,7 @@ class Job:
         """
         settings = from_dict(run.read_config(), f"{run.config_file}: ")
         lines = _known_decisions(run)
-        return cls(run, settings, lines, True, *_actors(settings, run, lines))
+        return cls(run, settings, (), lines, True, *_actors(settings, run, lines))
 
     @property
     def batch_tokens(self) -> int:
@@ -126,7 +128,7 @@ class Job:
         if not self.resumed:
             data, device = self.backend.data, self.backend.start().device
             facts = {"device": str(device), "corpus": data.name, "corpus_sha256": data.corpus_sha256}
-            command = [Path(sys.executable).name, "-m", "experiments.train", *sys.argv[1:]]
+            command = [Path(sys.executable).name, "-m", "experiments.train", *self.flags]
             self.run.create(self.settings.to_dict(), command, facts)
 
     def _clean_folder(self) -> None:

@@ -59,6 +59,7 @@ class Recorder:
         self._num_known = len(lines)
         self._mark = time.perf_counter()
         self._start = self._mark - (lines[-1]["wall_s"] if lines else 0.0)
+        self._cpu_start = time.process_time() - (lines[-1]["cpu_s"] if lines else 0.0)
 
     @property
     def trainer(self) -> Trainer:
@@ -70,6 +71,11 @@ class Recorder:
     def wall_s(self) -> float:
         """Wall seconds since the first window began, in this process and those that it goes on from."""
         return time.perf_counter() - self._start
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time, added up over threads, since the first window began, as `wall_s`."""
+        return time.process_time() - self._cpu_start
 
     @property
     def history(self) -> list[tuple[int, Pointers]]:
@@ -96,7 +102,8 @@ class Recorder:
         now = time.perf_counter()
         decision_s = now - self._mark - decision.train_s
         self._mark = now
-        line = {**decision.to_dict(), "decision_s": decision_s, "wall_s": self.wall_s, "agent": diagnostics}
+        clocks = {"decision_s": decision_s, "wall_s": self.wall_s, "cpu_s": self.cpu_s}
+        line = {**decision.to_dict(), **clocks, "agent": diagnostics}
         self.lines.append(line)
         with self.run.decisions_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

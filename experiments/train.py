@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     command = parse(arguments)
     console = Console()
     if command.settings is not None:
-        job = Job.new(command.settings, command.out)
+        job = Job.new(command.settings, command.out, arguments)
         run = job.run
         job.carry_out(console)
     else:

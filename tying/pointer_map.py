@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -20,13 +21,20 @@ def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "
         start: Iteration at which the first window began.
         title: Shown above.
     """
+    figure = Figure(figsize=(7.5, 1.4 + 0.45 * len(history[0][1])), layout="constrained")  # legible at TensorBoard's size
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    draw_on(axes, history, start)
+    axes.set(xlabel="training iteration", ylabel="layer", title=title)
+    return figure
+
+
+def draw_on(axes: Axes, history: Sequence[tuple[int, Pointers]], start: int = 0) -> None:
+    """Draw the tying of a run on axes of a larger figure; see `draw`."""
     num_layers = len(history[0][1])
     ends = [iteration for iteration, _ in history]
     edges = [start, *ends]
     colours = np.array([[colour(pointers[layer], num_layers) for _, pointers in history] for layer in range(num_layers)])
-    figure = Figure(figsize=(7.5, 1.4 + 0.45 * num_layers), layout="constrained")  # legible at TensorBoard's small size
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
     axes.pcolormesh(edges, np.arange(num_layers + 1) - 0.5, colours)
     axes.hlines(np.arange(num_layers + 1) - 0.5, start, ends[-1], color="white", linewidth=2)
     for layer in range(num_layers):
@@ -38,9 +46,7 @@ def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "
             axes.text(
                 edges[window], layer, f" {letter(root)}", va="center", color="white", weight=weight, size=12, clip_on=True
             )
-    axes.set(
-        xlabel="training iteration", ylabel="layer", xlim=(start, ends[-1]), ylim=(num_layers - 0.5, -0.5), title=title
-    )
+    axes.set(xlim=(start, ends[-1]), ylim=(num_layers - 0.5, -0.5))
     axes.set_yticks(range(num_layers))
     last = axes.secondary_yaxis("right")
     final = history[-1][1]
@@ -51,7 +57,6 @@ def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "
     axes.tick_params(axis="y", length=0)
     for spine in (*axes.spines.values(), *last.spines.values()):
         spine.set_visible(False)
-    return figure
 
 
 def _stretches(roots: Sequence[int]) -> list[tuple[int, int]]:

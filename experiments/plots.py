@@ -1,0 +1,105 @@
+"""Pictures of a comparison: perplexity against parameters, learning curves, tying maps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from adjustText import adjust_text
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from agents import registry
+from experiments.results import Run, on_front, student_interval
+from tying import pointer_map
+from tying.records import perplexity
+
+_MAPS_PER_ROW = 3
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _decides(label: str) -> bool:
+    return not registry.is_fixed(label.partition(" --")[0])
+
+
+def pareto(table: pd.DataFrame, baseline: str) -> Figure:
+    """Draw test perplexity against the share of block parameters, with intervals of the paired difference.
+
+    Args:
+        table: From `results.entry_table`.
+        baseline: The entry that differences are against; its own point has no interval.
+    """
+    figure = _figure(9.5, 6.5)
+    axes = figure.subplots()
+    reference = float(table.loc[table["entry"] == baseline, "test_loss"].iloc[0])
+    texts = []
+    for row in table.itertuples():
+        decides = _decides(row.entry)
+        x, y = 100 * row.block_params_share, row.test_ppl
+        bounds = [perplexity(reference + bound) for bound in (row.t_low, row.t_high)]
+        if np.isfinite(bounds).all():
+            axes.vlines(x, *bounds, color="tab:blue" if decides else "0.75", linewidth=1, alpha=0.5)
+        axes.plot(x, y, "o" if decides else "s", color="tab:blue" if decides else "0.35", markersize=7)
+        texts.append(axes.text(x, y, row.entry, size=8, color="tab:blue" if decides else "0.2"))
+    front = table[on_front(table)].sort_values("block_params_share")
+    axes.step(100 * front["block_params_share"], front["test_ppl"], where="post", color="tab:green", alpha=0.6, zorder=0)
+    axes.axhline(perplexity(reference), color="0.8", linewidth=1, zorder=0)
+    axes.set(
+        xlabel="trainable block parameters at the end, per cent of the untied model's",
+        ylabel="test perplexity",
+        title=f"circles decide, squares are fixed; bars: 95 % of the paired difference to {baseline}; green: the front",
+    )
+    axes.grid(alpha=0.2)
+    adjust_text(texts, ax=axes, arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.5})
+    return figure
+
+
+def curves(runs: Sequence[Run], baseline: str) -> Figure:
+    """Draw reward loss against tokens: on the left as it is, on the right minus the baseline's, with 95 % intervals."""
+    figure = _figure(13, 5.5)
+    left, right = figure.subplots(1, 2)
+    labels = list(dict.fromkeys(run.label for run in runs))
+    reference = {run.seed: run.curve for run in runs if run.label == baseline}
+    palette = colormaps["tab20"]
+    for index, label in enumerate(labels):
+        style = {"color": palette(index % 20), "linestyle": "-" if _decides(label) else "--", "linewidth": 1.3}
+        own = [run for run in runs if run.label == label]
+        tokens = own[0].curve["tokens"].to_numpy()
+        left.plot(tokens, np.mean([_on(tokens, run.curve) for run in own], axis=0), label=label, **style)
+        paired = [_on(tokens, run.curve) - _on(tokens, reference[run.seed]) for run in own if run.seed in reference]
+        if label != baseline and paired:
+            right.plot(tokens, np.mean(paired, axis=0), **style)
+            low, high = np.array([student_interval(column) for column in np.array(paired).T]).T
+            right.fill_between(tokens, low, high, color=style["color"], alpha=0.1, linewidth=0)
+    right.axhline(0, color="0.5", linewidth=1)
+    final = runs[0].curve["reward_loss"].iloc[-1]
+    left.set(xlabel="training tokens", ylabel="reward loss [nats per token]", ylim=(final - 0.15, final + 1.2))
+    right.set(xlabel="training tokens", ylabel=f"reward loss minus that of {baseline}", ylim=(-0.15, 0.3))
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _on(tokens: np.ndarray, curve: pd.DataFrame) -> np.ndarray:
+    return np.interp(tokens, curve["tokens"].to_numpy(), curve["reward_loss"].to_numpy())
+
+
+def maps(runs: Sequence[Run]) -> Figure:
+    """Draw the tying of every entry's first seed over the run, side by side."""
+    first = {run.label: run for run in reversed(runs)}
+    chosen = [first[label] for label in dict.fromkeys(run.label for run in runs)]
+    rows = -(-len(chosen) // _MAPS_PER_ROW)
+    num_layers = len(chosen[0].history[0][1])
+    figure = _figure(5.2 * _MAPS_PER_ROW, rows * (0.9 + 0.3 * num_layers))
+    grid = np.atleast_1d(figure.subplots(rows, _MAPS_PER_ROW, squeeze=False)).ravel()
+    for axes, run in zip(grid, chosen, strict=False):
+        pointer_map.draw_on(axes, run.history)
+        axes.set_title(f"{run.label}   (seed {run.seed}, test loss {run.summary['test_loss']:.3f})", size=10)
+        axes.tick_params(labelsize=7)
+    for axes in grid[len(chosen) :]:
+        axes.set_visible(False)
+    return figure
