@@ -41,9 +41,9 @@ def pareto(table: pd.DataFrame, baseline: str) -> Figure:
     for row in table.itertuples():
         decides = _decides(row.entry)
         x, y = 100 * row.block_params_share, row.test_ppl
-        bounds = [perplexity(reference + bound) for bound in (row.t_low, row.t_high)]
-        if np.isfinite(bounds).all():
-            axes.vlines(x, *bounds, color="tab:blue" if decides else "0.75", linewidth=1, alpha=0.5)
+        low, high = perplexity(reference + row.t_low), perplexity(reference + row.t_high)
+        if np.isfinite([low, high]).all():
+            axes.vlines(x, low, high, color="tab:blue" if decides else "0.75", linewidth=1, alpha=0.5)
         axes.plot(x, y, "o" if decides else "s", color="tab:blue" if decides else "0.35", markersize=7)
         texts.append(axes.text(x, y, row.entry, size=8, color="tab:blue" if decides else "0.2"))
     front = table[on_front(table)].sort_values("block_params_share")
@@ -85,7 +85,8 @@ def curves(runs: Sequence[Run], baseline: str) -> Figure:
 
 
 def _on(tokens: np.ndarray, curve: pd.DataFrame) -> np.ndarray:
-    return np.interp(tokens, curve["tokens"].to_numpy(), curve["reward_loss"].to_numpy())
+    values: np.ndarray = np.interp(tokens, curve["tokens"].to_numpy(), curve["reward_loss"].to_numpy())
+    return values
 
 
 def maps(runs: Sequence[Run]) -> Figure:

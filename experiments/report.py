@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -66,9 +67,9 @@ def write_report(
         command=command,
         notes=_notes(baseline, clock),
         failures=[f"{o.cell.entry.label}, seed {o.cell.seed}: {o.failure}" for o in outcomes if o.failure is not None],
-        table=jinja2.utils.markupsafe.Markup(readable.to_html(index=False, border=0)),
+        table=Markup(readable.to_html(index=False, border=0)),
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
-        patterns=jinja2.utils.markupsafe.Markup(_patterns(each).to_html(border=0)),
+        patterns=Markup(_patterns(each).to_html(border=0)),
     )
     write_text(folder / "report.html", page)
     return table
@@ -83,7 +84,7 @@ def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
     for row in readable.itertuples(index=False):
         shown.add_row(*map(str, row))
     # Wider than the terminal where need be: cut figures help nobody.
-    console.print(shown, width=max(console.width, 220), no_wrap=True, crop=False, overflow="ignore")
+    Console(file=console.file, width=max(console.width, 240)).print(shown)
 
 
 def _notes(baseline: str, clock: str) -> str:
