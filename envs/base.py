@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from envs import actions, observation
-from envs.reward import Outcome, RewardConfig, terms
+from envs.reward import Outcome, Reward, RewardConfig
 from tying import strategies
 from tying.config import config, one_of, setting
 from tying.errors import InputError
@@ -58,8 +58,18 @@ class Backend(Protocol):
         """Return the loss of a model that knows nothing, log(vocabulary), in nats per token."""
         ...
 
-    def train(self, pointers: Pointers, num_iterations: int, num_batches: int) -> Trained:
-        """Tie as told, train, and evaluate on `num_batches` fixed reward batches."""
+    def param_share(self, pointers: Pointers) -> float:
+        """Return the share of trainable block parameters under any pointers, 0 to 1; cheap, nothing is built for it."""
+        ...
+
+    def train(
+        self, pointers: Pointers, num_iterations: int, num_batches: int, alternative: Pointers | None = None
+    ) -> Trained:
+        """Tie as told, train, and evaluate on `num_batches` fixed reward batches.
+
+        With an alternative, the same window is also trained under it, from the same state and on the same batches, for
+        `Window.fork_loss` alone: nothing of that branch is left. Equal pointers have equal losses and need no branch.
+        """
         ...
 
 
@@ -94,7 +104,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
             raise InputError(f"render_mode {render_mode!r}: allowed are None and 'ansi'")
         self.backend = backend
         self.config = config
-        self.reward_config = reward
+        self.reward = Reward(reward)
         self.render_mode = render_mode
         self.on_decision: DecisionListener | None = None
         self._run_seed: int | None = None
@@ -126,6 +136,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         self._iteration = 0
         self._window: Window | None = None
         self._previous_loss = 0.0
+        self.reward.begin()
 
     @property
     def _cursor(self) -> int:
@@ -153,21 +164,13 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
             raise InputError("step() after the end of the episode: call reset() first")
         if not self.action_space.contains(action):
             raise InputError(f"action {action!r} is outside the space {self.action_space}")
-        before, masks, frozen, layer = (
-            self._observe(),
-            self.action_masks(),
-            self.frozen,
-            self.mode.layer(action, self._cursor),
-        )
+        before, masks, pointers = self._observe(), self.action_masks(), self._pointers
+        frozen, layer = self.frozen, self.mode.layer(action, self._cursor)
         if not frozen:
             self._pointers = self.mode.decode(action, self._pointers, self._cursor)
-        num_iterations = min(self.config.decision_interval, self.backend.num_iterations - self._iteration)
-        trained = self.backend.train(self._pointers, num_iterations, self.reward_config.num_batches)
-        self._previous_loss = self._window.reward_loss if self._window else self.backend.uniform_loss()
-        self._window = trained.window
-        self._iteration += num_iterations
-        outcome = Outcome(self._previous_loss, trained.window, num_iterations / self.backend.num_iterations)
-        reward_terms = terms(self.reward_config, outcome)
+        trained, outcome = self._train(pointers)
+        param_weight = self.reward.param_weight
+        reward_terms = self.reward.terms(outcome)
         decision = Decision(
             index=self._index,
             layer=layer,
@@ -179,12 +182,28 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
             window=trained.window,
             train_s=trained.train_s,
             evaluate_s=trained.evaluate_s,
+            param_weight=param_weight,
         )
         self._index += 1
         if self.on_decision is not None:
             self.on_decision(decision, before, masks)
         terminated = self._iteration >= self.backend.num_iterations
         return self._observe(), decision.reward, terminated, False, self._info(decision)
+
+    def _train(self, before: Pointers) -> tuple[Trained, Outcome]:
+        """Train a window under the pointers in force; `before` are those that the decision found."""
+        num_iterations = min(self.config.decision_interval, self.backend.num_iterations - self._iteration)
+        alternative = before if self.reward.needs_fork else None
+        trained = self.backend.train(self._pointers, num_iterations, self.reward.config.num_batches, alternative)
+        self._previous_loss = self._window.reward_loss if self._window else self.backend.uniform_loss()
+        self._window = trained.window
+        self._iteration += num_iterations
+        return trained, Outcome(
+            previous_loss=self._previous_loss,
+            previous_share=self.backend.param_share(before),
+            window=trained.window,
+            window_share=num_iterations / self.backend.num_iterations,
+        )
 
     def action_masks(self) -> np.ndarray:
         """Return which actions are legal now (True), flat over all components, as sb3-contrib reads them."""
@@ -202,6 +221,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
             cursor=self._cursor if self.config.action_mode == "cursor" else None,
             remaining=1 - self._iteration / self.backend.num_iterations,
             frozen=self.frozen,
+            param_share=self.backend.param_share(self._pointers),
             window=self._window,
             previous_loss=self._previous_loss,
             uniform_loss=self.backend.uniform_loss() if self._window else 1.0,
@@ -215,6 +235,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
             "num_unique_layers": decision.pointers.num_unique,
             "param_share": decision.window.param_share,
             "reward_terms": dict(decision.reward_terms),
+            "param_weight": decision.param_weight,
             "reward_loss": decision.window.reward_loss,
             "train_loss": decision.window.train_loss,
             "iteration": decision.window.iteration,

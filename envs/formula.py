@@ -57,12 +57,29 @@ class FormulaBackend:
         learned = _FLOOR + (_UNIFORM_LOSS - _FLOOR) * math.exp(-5 * share)
         return learned + self.gap * distance(pointers, self.best)
 
-    def train(self, pointers: Pointers, num_iterations: int, num_batches: int) -> Trained:
-        """Answer at once."""
+    def param_share(self, pointers: Pointers) -> float:
+        """Return the share of unique layers."""
+        return pointers.num_unique / self.num_layers
+
+    def train(
+        self, pointers: Pointers, num_iterations: int, num_batches: int, alternative: Pointers | None = None
+    ) -> Trained:
+        """Answer at once; both branches have the same noise."""
         self._iteration += num_iterations
-        loss = self.loss(pointers, self._iteration / self.num_iterations)
-        noisy = loss + self.noise * float(self._generator.standard_normal())
-        return Trained(Window(self._iteration, 0, loss, loss, noisy, pointers.num_unique, self.num_layers))
+        share = self._iteration / self.num_iterations
+        loss = self.loss(pointers, share)
+        noise = self.noise * float(self._generator.standard_normal())
+        window = Window(
+            iteration=self._iteration,
+            tokens=0,
+            train_loss=loss,
+            last_loss=loss,
+            reward_loss=loss + noise,
+            block_params=pointers.num_unique,
+            independent_block_params=self.num_layers,
+            fork_loss=None if alternative is None else self.loss(alternative, share) + noise,
+        )
+        return Trained(window)
 
 
 class FormulaTyingEnv(TyingEnv):

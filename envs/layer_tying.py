@@ -1,11 +1,14 @@
 """LayerTyingEnv: the environment in which a Transformer is trained."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from envs.base import Backend, EnvConfig, Trained, TyingEnv
 from envs.presets import Setup, preset
@@ -15,6 +18,7 @@ from tying.data import TokenData, prepare
 from tying.errors import InputError
 from tying.pointers import Pointers
 from tying.records import Window
+from tying.sharing import shared_names, trainable_params
 from tying.statistics import gradient_norms, similarities
 from tying.trainer import Iteration, Trainer
 
@@ -60,25 +64,53 @@ class TrainingBackend:
             self._new_seed = None
         return self.trainer
 
-    def train(self, pointers: Pointers, num_iterations: int, num_batches: int) -> Trained:
-        """Rebind, train, evaluate."""
+    @functools.cached_property
+    def _block(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """One block and its parameters that follow the pointers; from a model of one layer, before the whole is built."""
+        block = models.build(replace(self.setup.model, num_layers=1), vocab_size=2, seed=0).h[0]
+        return block.to("meta"), shared_names(block, self.setup.binding.share, self.setup.binding.norms)
+
+    def param_share(self, pointers: Pointers) -> float:
+        """Return the share of trainable block parameters under any pointers."""
+        independent = trainable_params(*self._block, Pointers.independent(self.num_layers))
+        return trainable_params(*self._block, pointers) / independent
+
+    def train(
+        self, pointers: Pointers, num_iterations: int, num_batches: int, alternative: Pointers | None = None
+    ) -> Trained:
+        """Rebind, train, evaluate; the branch under an alternative is trained first, and its time is one of judging."""
         trainer = self.start()
+        begin = time.perf_counter()
+        fork_loss = None
+        if alternative is not None and alternative != pointers:
+            fork_loss = _branch_loss(trainer, alternative, num_iterations, num_batches)
+        forked = time.perf_counter()
         trainer.rebind(pointers)
         start = time.perf_counter()
         iterations = trainer.train(num_iterations, self.on_iteration)
         trained = time.perf_counter()
+        reward_loss = trainer.evaluate("reward", num_batches)
         window = Window(
             iteration=trainer.iteration,
             tokens=trainer.tokens,
             train_loss=math.fsum(i.loss for i in iterations) / num_iterations,
             last_loss=iterations[-1].loss,
-            reward_loss=trainer.evaluate("reward", num_batches),
+            reward_loss=reward_loss,
             block_params=trainer.binding.trainable_params,
             independent_block_params=trainer.binding.trainable_params_of(Pointers.independent(self.num_layers)),
             gradient_norms=gradient_norms(trainer.binding),
             similarities=similarities(trainer.binding),
+            fork_loss=reward_loss if alternative == pointers else fork_loss,
         )
-        return Trained(window, trained - start, time.perf_counter() - trained)
+        return Trained(window, trained - start, time.perf_counter() - trained + forked - begin)
+
+
+def _branch_loss(trainer: Trainer, pointers: Pointers, num_iterations: int, num_batches: int) -> float:
+    """Return the reward loss after a window under other pointers, of which nothing is left."""
+    with trainer.undone():
+        trainer.rebind(pointers)
+        trainer.train(num_iterations)
+        return trainer.evaluate("reward", num_batches)
 
 
 class ResumedBackend:
@@ -109,14 +141,20 @@ class ResumedBackend:
         """Return log(vocabulary)."""
         return self.live.uniform_loss()
 
-    def train(self, pointers: Pointers, num_iterations: int, num_batches: int) -> Trained:
+    def param_share(self, pointers: Pointers) -> float:
+        """Return the share of trainable block parameters under any pointers."""
+        return self.live.param_share(pointers)
+
+    def train(
+        self, pointers: Pointers, num_iterations: int, num_batches: int, alternative: Pointers | None = None
+    ) -> Trained:
         """Answer from the record, or train.
 
         Raises:
             InputError: If the agent decides otherwise than it did.
         """
         if self._next == len(self.record):
-            return self.live.train(pointers, num_iterations, num_batches)
+            return self.live.train(pointers, num_iterations, num_batches, alternative)
         expected, window = self.record[self._next]
         if pointers != expected:
             raise InputError(

@@ -36,6 +36,7 @@ class State:
         cursor: The layer whose turn it is, or None.
         remaining: Share of the iterations still to come.
         frozen: Whether pointers no longer move.
+        param_share: Share of trainable block parameters under the pointers, 0 to 1.
         window: The last window; None before the first.
         previous_loss: Reward loss before that window, nats per token.
         uniform_loss: log(vocabulary), nats per token.
@@ -45,6 +46,7 @@ class State:
     cursor: int | None
     remaining: float
     frozen: bool
+    param_share: float
     window: Window | None
     previous_loss: float
     uniform_loss: float
@@ -74,7 +76,7 @@ def observe(state: State) -> np.ndarray:
         "remaining": state.remaining,
         "log_perplexity": 1.0,
         "change": 0.0,
-        "param_share": state.pointers.num_unique / num_layers,
+        "param_share": state.param_share,
         "frozen": float(state.frozen),
     }
     layers = {name: np.zeros(num_layers) for name in layout.PER_LAYER}
@@ -86,7 +88,6 @@ def observe(state: State) -> np.ndarray:
         window = state.window
         scalars["log_perplexity"] = window.reward_loss / state.uniform_loss
         scalars["change"] = window.reward_loss - state.previous_loss
-        scalars["param_share"] = window.param_share
         if window.gradient_norms:
             layers["gradient"] = np.array(window.gradient_norms) / max(*window.gradient_norms, 1e-12)
         if window.similarities:

@@ -17,7 +17,7 @@ from torch import nn
 
 from tying.errors import InputError
 from tying.pointers import Pointers
-from tying.sharing import shared_names
+from tying.sharing import shared_names, trainable_params
 
 GRADIENTS = ("sum", "mean", "root_only")
 
@@ -88,10 +88,7 @@ class LayerBinding:
 
     def trainable_params_of(self, pointers: Pointers) -> int:
         """Return what `trainable_params` would be under other pointers, without binding them."""
-        first = dict(self.blocks[0].named_parameters())
-        shared = sum(first[name].numel() for name in self.shared_names if first[name].requires_grad)
-        every = sum(parameter.numel() for parameter in first.values() if parameter.requires_grad)
-        return pointers.num_unique * shared + self.num_layers * (every - shared)
+        return trainable_params(self.blocks[0], self.shared_names, pointers)
 
     def weights_of(self, layer: int) -> tuple[nn.Parameter, ...]:
         """Return the shared parameters that a layer uses now, in the order of `shared_names`."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ class Window:
         independent_block_params: The same for the untied model.
         gradient_norms: Per layer, of the last iteration (clipped); empty where unknown.
         similarities: Per layer, cosine of its weights with the layer before; empty where unknown.
+        fork_loss: As reward_loss, had the same window been trained without the decision's change; None if it was not.
+        gradient_similarities: Per layer, cosine of its position's gradient with that of the layer before; empty where
+            unknown.
+        agreements: Per layer, cosine of its position's gradient with the sum of the others in its group; empty where
+            unknown.
     """
 
     iteration: int
@@ -58,6 +63,9 @@ class Window:
     independent_block_params: int
     gradient_norms: tuple[float, ...] = ()
     similarities: tuple[float, ...] = ()
+    fork_loss: float | None = None
+    gradient_similarities: tuple[float, ...] = ()
+    agreements: tuple[float, ...] = ()
 
     @property
     def param_share(self) -> float:
@@ -85,7 +93,8 @@ class Decision:
         reward_terms: Name of each term to its value.
         window: The training that followed.
         train_s: Wall seconds of that training.
-        evaluate_s: Wall seconds of the reward evaluation.
+        evaluate_s: Wall seconds of judging: the reward evaluation, layer statistics, the branch without the change.
+        param_weight: The price of parameters that the reward was computed with, nats per token.
     """
 
     index: int
@@ -98,6 +107,7 @@ class Decision:
     window: Window
     train_s: float
     evaluate_s: float
+    param_weight: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready line; the window's fields stand beside the decision's own."""
@@ -106,12 +116,13 @@ class Decision:
         return {"decision": values.pop("index"), **values, "pointers": list(self.pointers), **window}
 
 
-_LINE_KEYS = {"decision", "pointers", *Window.__dataclass_fields__}
+# Fields with a default may be missing: they are younger than some records.
+_LINE_KEYS = {"decision", "pointers", *(field.name for field in fields(Window) if field.default is MISSING)}
 
 
 def window_of(line: dict[str, Any]) -> Window:
     """Return the window in a line that `Decision.to_dict` made."""
-    return Window.from_dict({name: line[name] for name in Window.__dataclass_fields__})
+    return Window.from_dict({field.name: line[field.name] for field in fields(Window) if field.name in line})
 
 
 class RunDirectory:

@@ -4,11 +4,13 @@ A block's parameters are named as `block.named_parameters()` names them ("attn.q
 parts of those names, so it works for blocks that other libraries wrote.
 """
 
+from collections.abc import Iterable
 from fnmatch import fnmatch
 
 from torch import nn
 
 from tying.errors import InputError
+from tying.pointers import Pointers
 
 _ATTENTION_PARTS = ("attn", "attention")
 _FEED_FORWARD_PARTS = ("mlp", "ffn", "ff", "feed_forward", "feedforward", "intermediate", "output", "fc1", "fc2")
@@ -68,3 +70,16 @@ def shared_names(block: nn.Module, share: str, norms: str) -> tuple[str, ...]:
     if not chosen:
         raise InputError(f"share {share!r} with norms {norms!r} leaves nothing to share; the block has {', '.join(names)}")
     return tuple(chosen)
+
+
+def trainable_params(block: nn.Module, names: Iterable[str], pointers: Pointers) -> int:
+    """Return the trainable parameters of all blocks under some pointers, each counted once.
+
+    Args:
+        block: One of the equal blocks.
+        names: Its parameters that follow the pointers.
+        pointers: One for each block.
+    """
+    sizes = {name: parameter.numel() for name, parameter in block.named_parameters() if parameter.requires_grad}
+    shared = sum(sizes.get(name, 0) for name in names)
+    return pointers.num_unique * shared + len(pointers) * (sum(sizes.values()) - shared)

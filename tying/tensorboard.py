@@ -56,6 +56,7 @@ class Board:
                 **{f"tying/pointer/layer_{layer:02d}": root for layer, root in enumerate(decision.pointers)},
                 "reward/total": decision.reward,
                 **{f"reward/{name}": value for name, value in decision.reward_terms.items()},
+                "reward/param_weight": decision.param_weight,
                 "perf/train_s": decision.train_s,
                 "perf/evaluate_s": decision.evaluate_s,
                 "perf/decision_s": decision_s,

@@ -8,10 +8,11 @@
 Shapes: B batch, T tokens (the model's context).
 """
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -168,6 +169,16 @@ class Trainer:
                 if on_iteration is not None:
                     on_iteration(done[-1])
         return done
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Let a block rebind and train, and undo all of it afterwards, bit by bit; gradients are dropped."""
+        state = copy.deepcopy(self.state_dict())
+        try:
+            yield
+        finally:
+            self.load_state_dict(state)
+            self.optimizer.zero_grad(set_to_none=True)
 
     def _iterate(self) -> Iteration:
         start = time.perf_counter()
