@@ -54,6 +54,10 @@ def pareto(table: pd.DataFrame, baseline: str) -> Figure:
         ylabel="test perplexity",
         title=f"circles decide, squares are fixed; bars: 95 % of the paired difference to {baseline}; green: the front",
     )
+    # The points set the scale; with few seeds Student's bars reach far beyond it.
+    spread = max(table["test_ppl"].max() - table["test_ppl"].min(), 0.01 * table["test_ppl"].max())
+    axes.set_ylim(table["test_ppl"].min() - 0.25 * spread, table["test_ppl"].max() + 0.25 * spread)
+    axes.margins(x=0.12)
     axes.grid(alpha=0.2)
     adjust_text(texts, ax=axes, arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.5})
     return figure

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import plots
-from experiments.grid import Outcome
 from experiments.results import Run, entry_table, run_table
 from tying.files import replacing, write_text
 
@@ -44,7 +43,7 @@ img { max-width: 100% } pre { background: #f5f5f5; padding: .7em; white-space: p
 
 
 def write_report(
-    folder: Path, runs: Sequence[Run], outcomes: Sequence[Outcome], baseline: str, clock: str, command: str
+    folder: Path, runs: Sequence[Run], failed: Sequence[str], baseline: str, clock: str, command: str
 ) -> pd.DataFrame:
     """Write runs.csv, table.csv, table.md, the pictures and report.html; return the table of entries."""
     each = run_table(runs, clock)
@@ -66,7 +65,7 @@ def write_report(
         title=f"{len(table)} entries, {each['seed'].nunique()} seeds",
         command=command,
         notes=_notes(baseline, clock),
-        failures=[f"{o.cell.entry.label}, seed {o.cell.seed}: {o.failure}" for o in outcomes if o.failure is not None],
+        failures=failed,
         table=Markup(readable.to_html(index=False, border=0)),
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
         patterns=Markup(_patterns(each).to_html(border=0)),

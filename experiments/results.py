@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.grid import Cell
 from tying.files import read_json
 from tying.pointers import Pointers
-from tying.records import perplexity
+from tying.records import RunDirectory, perplexity
 
 _RESAMPLES = 9999
 _CONFIDENCE = 0.95
@@ -39,15 +38,16 @@ class Run:
     history: list[tuple[int, Pointers]]
 
     @classmethod
-    def load(cls, cell: Cell) -> "Run":
-        """Read a finished run."""
-        lines = cell.run.read_decisions()
+    def load(cls, label: str, folder: RunDirectory) -> "Run":
+        """Read a finished run, to be shown under a label."""
+        lines = folder.read_decisions()
+        summary = read_json(folder.final / "summary.json")
         curve = pd.DataFrame(
             {name: [line[name] for line in lines] for name in ("iteration", "tokens", "reward_loss", "wall_s", "cpu_s")}
         )
         curve["param_share"] = [line["block_params"] / line["independent_block_params"] for line in lines]
         history = [(line["iteration"], Pointers(line["pointers"])) for line in lines]
-        return cls(cell.entry.label, cell.seed, read_json(cell.run.final / "summary.json"), curve, history)
+        return cls(label, summary["seed"], summary, curve, history)
 
     def reward_loss_at(self, seconds: float, clock: str) -> float:
         """Return the reward loss once that many seconds had passed, interpolated; NaN if the run ended before."""
@@ -107,6 +107,7 @@ def entry_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     for label in dict.fromkeys(runs["entry"]):
         own = runs[runs["entry"] == label].set_index("seed")
         row = {"entry": label, "seeds": len(own), "test_loss": own["test_loss"].mean()}
+        row["reward_loss"] = own["reward_loss"].mean()
         row["test_ppl"] = perplexity(row["test_loss"])
         row |= _compared(own, reference, "test_loss", "")
         row |= _compared(own, reference, "equal_time_reward_loss", "equal_time_")

@@ -5,7 +5,7 @@ To add one, write the function under `@_strategy`. A *schedule* changes the patt
 write a function under `@_schedule`.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -104,6 +104,34 @@ class Schedule:
     def at(self, share: float) -> Pointers:
         """Return the pattern in force once `share` (0 to 1) of the run's iterations are done."""
         return [pointers for start, pointers in self.stages if start <= share][-1]
+
+
+def published(num_layers: int, num_unique: int) -> dict[str, Pointers]:
+    """Return the published strategies with that many unique layers: text to pattern, each pattern once."""
+    runs = [",".join(map(str, parts)) for parts in _partitions(num_layers, num_unique, num_layers)]
+    texts = ["independent", "all_tied", *(f"{name}:{num_unique}" for name in ("sequence", "cycle", "cycle_rev"))]
+    texts += ["sandwich", f"middle_cycle:{num_unique}", *(f"immediate_repeat:{run}" for run in range(1, num_layers + 1))]
+    texts += [f"front_loaded:{run}" for run in runs]
+    found: dict[Pointers, str] = {}
+    for text in texts:
+        try:
+            pattern = make(text, num_layers)
+        except InputError:  # no such strategy for these numbers
+            continue
+        if pattern.num_unique == num_unique:
+            found.setdefault(pattern, text)
+    return {text: pattern for pattern, text in found.items()}
+
+
+def _partitions(total: int, parts: int, largest: int) -> Iterator[tuple[int, ...]]:
+    """Yield the ways to write a total as that many whole numbers that never grow."""
+    if parts == 0:
+        if total == 0:
+            yield ()
+        return
+    for first in range(min(total, largest), 0, -1):
+        for rest in _partitions(total - first, parts - 1, first):
+            yield (first, *rest)
 
 
 # A schedule of two stages: what stands behind its P, to the pattern before P per cent of the run, and the one after.
