@@ -36,17 +36,28 @@ class Agent:
     Attributes:
         Config: A configuration class (`tying.config`) with the hyper-parameters; the command line offers its fields.
         action_spaces: The kinds of action space that it can decide in.
-        env_settings: Settings of the environment that it works best with; they stand below the person's own.
+        env: The environment that it was made for; once it learns, the one that it decides in.
     """
 
     Config: ClassVar[type] = NoConfig
     action_spaces: ClassVar[tuple[type[spaces.Space[Any]], ...]] = (spaces.Discrete, spaces.MultiDiscrete)
-    env_settings: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         self.env = env
         self.seed = seed
         self.config: Any = build(self.Config, hyperparameters, "agent.")
+
+    @classmethod
+    def wishes(cls, config: Any) -> Mapping[str, Any]:
+        """Return the settings of a run that the agent works best with; they stand below the person's own.
+
+        Args:
+            config: Its hyper-parameters, a `Config`.
+
+        Returns:
+            Dotted names to values: `{"env.action_mode": "cursor", "reward.name": "level"}`.
+        """
+        return {}
 
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """Return an action.
@@ -66,6 +77,7 @@ class Agent:
             decisions: Number of environment steps.
             callback: Called after every decision; returning False stops.
         """
+        self.env = env
         observation, _ = env.reset(seed=self.seed)
         for index in range(decisions):
             action = self.predict(observation, masks_of(env))
@@ -81,7 +93,10 @@ class Agent:
     def learn_from(
         self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
     ) -> None:
-        """Take in one transition; does nothing unless an agent overrides it."""
+        """Take in one transition; does nothing unless an agent overrides it.
+
+        `self.env` stands at `following` then, so `masks_of(self.env)` says what is legal there.
+        """
 
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return what the agent thinks at an observation: Q-values, probabilities, ...; must not draw random numbers."""

@@ -24,12 +24,16 @@ class FixedAgent(Agent):
 
     Config = FixedConfig
     action_spaces = (spaces.MultiDiscrete,)
-    env_settings = {"action_mode": "joint", "freeze_after": 1.0}  # noqa: RUF012 (declared once, never changed)
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
         num_layers = len(env.action_space.nvec)  # type: ignore[attr-defined]
         self.schedule = strategies.schedule(self.config.strategy, num_layers)
+
+    @classmethod
+    def wishes(cls, config: FixedConfig) -> dict[str, Any]:
+        """Return what lets it set all layers at once, at any time."""
+        return {"env.action_mode": "joint", "env.freeze_after": 1.0}
 
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """Return the pattern in force."""

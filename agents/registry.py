@@ -21,6 +21,7 @@ _AGENTS = {
     "ppo": "agents.sb3:PPOAgent",
     "maskable_ppo": "agents.sb3:MaskablePPOAgent",
     "a2c": "agents.sb3:A2CAgent",
+    "paper": "agents.paper:PaperAgent",
     "random": "agents.random:RandomAgent",
 }
 _FIXED = "agents.fixed:FixedAgent"

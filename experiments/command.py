@@ -7,9 +7,9 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliUnknownArgs, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -19,7 +19,7 @@ from envs.presets import PRESETS, Setup, preset
 from experiments import cli
 from experiments.settings import RunConfig, Settings, from_dict, hyperparameters_of
 from tying import models
-from tying.config import complaints, known_fields, to_dict, unknown
+from tying.config import build, complaints, known_fields, to_dict, unknown
 from tying.errors import InputError
 from tying.files import read_json
 from tying.records import FORMAT
@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str]) -> Command:
             raise InputError(f"--resume goes on with one run: leave out {' '.join(rest)}")
         return Command(None, Path(early["resume"]), None)
     mistakes = _Mistakes()
-    start = _Start(early, mistakes)
+    start = _Start(early, arguments, mistakes)
     plain = _read_flags(start, arguments, rest, mistakes)
     if mistakes.lines:
         raise InputError(mistakes.lines)
@@ -84,7 +84,7 @@ class _Mistakes:
 class _Start:
     """What the flags change: the preset, the agent's wishes and the file, laid over each other."""
 
-    def __init__(self, early: Mapping[str, str | None], mistakes: _Mistakes) -> None:
+    def __init__(self, early: Mapping[str, str | None], arguments: Sequence[str], mistakes: _Mistakes) -> None:
         path = early["config"]
         nothing: dict[str, Any] = {}
         given = mistakes.attempt(lambda: _read_config_file(Path(path)), nothing) if path is not None else nothing
@@ -97,11 +97,43 @@ class _Start:
             self.setup = replace(self.setup, model=model)
         nobody: tuple[type[Agent] | None, dict[str, Any]] = (None, {})
         self.agent, fixed = mistakes.attempt(lambda: agents.agent_class(agent_name), nobody)
-        wishes = {"env": dict(getattr(self.agent, "env_settings", {})), "agent": fixed}
         if (_name_in(given, "agent") or agent_name) != agent_name:
             given = {**given, "agent": {}}  # hyper-parameters of one agent say nothing of another
+        wishes = _wishes(self.agent, {**fixed, **given.get("agent", {})}, arguments)
+        wishes = _merge(wishes, {"agent": fixed})
         names = {"preset": preset_name, "agent": {"name": agent_name}}
         self.values = _merge(_merge(to_dict(self.setup), wishes), _merge(given, names))
+
+
+def _wishes(agent: type[Agent] | None, given: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that an agent with these hyper-parameters works best with, by section.
+
+    Args:
+        agent: Its class; None when it is unknown.
+        given: Its hyper-parameters so far, below the flags.
+        arguments: The command line.
+    """
+    wishes: dict[str, Any] = {}
+    if agent is not None and hasattr(agent, "wishes"):
+        for name, value in agent.wishes(_hyperparameters(agent, given, arguments)).items():
+            section, _, field = name.rpartition(".")
+            wishes = _merge(wishes, {section: {field: value}} if section else {field: value})
+    return wishes
+
+
+def _hyperparameters(agent: type[Agent], given: Mapping[str, Any], arguments: Sequence[str]) -> Any:
+    """Return an agent's configuration, read ahead of all other flags; what is wrong with it is said when they are read."""
+    config_class = hyperparameters_of(agent)
+    section = _agent_section(agent)
+    fields: dict[str, Any] = {"agent": (section, Field(section()))}
+    ahead = create_model("AgentAlone", __base__=_Base, **fields)
+    below: dict[str, Any] = {"agent": given}
+    try:
+        parsed = ahead(_cli_parse_args=[a for a in arguments if a not in ("-h", "--help")], **below)
+        values = parsed.model_dump(mode="json")["agent"]
+        return build(config_class, {name: value for name, value in values.items() if name != "name"})
+    except (SettingsError, ValidationError, InputError):
+        return config_class()
 
 
 def _name_in(given: Mapping[str, Any], section: str) -> str | None:
@@ -191,15 +223,7 @@ def _unknown_flags(rest: Sequence[str], known: Sequence[str]) -> list[tuple[str,
 
 def _settings_class(setup: Setup, agent: type[Agent] | None) -> type[BaseSettings]:
     """Return the class that the flags are generated from, with the preset's values as its defaults."""
-    own = getattr(hyperparameters_of(agent), "__pydantic_fields__", {}) if agent is not None else {}
-    who = f"(or just --agent) who decides: {', '.join(agents.names())}, pointers as in '0 1 1 3', or package.module:Class"
-    agent_fields: dict[str, Any] = {
-        "name": (str, Field(_DEFAULT_AGENT, description=who)),
-        **{name: (field.annotation, field) for name, field in own.items()},
-    }
-    section = create_model(
-        "AgentSettings", __config__=ConfigDict(extra="forbid" if agent is not None else "ignore"), **agent_fields
-    )
+    section = _agent_section(agent)
     path = str | None
     fields: dict[str, Any] = {
         "preset": (str, Field(_DEFAULT_PRESET, description=f"settings to start from: {', '.join(PRESETS)}")),
@@ -213,6 +237,18 @@ def _settings_class(setup: Setup, agent: type[Agent] | None) -> type[BaseSetting
         present = getattr(setup, name)
         fields[name] = (type(present), Field(present, description=field.description))
     return create_model("TrainSettings", __base__=_Base, **fields)
+
+
+def _agent_section(agent: type[Agent] | None) -> type[BaseModel]:
+    """Return the class of the section `agent`: its name, and its hyper-parameters where it is known."""
+    own = getattr(hyperparameters_of(agent), "__pydantic_fields__", {}) if agent is not None else {}
+    who = f"(or just --agent) who decides: {', '.join(agents.names())}, pointers as in '0 1 1 3', or package.module:Class"
+    fields: dict[str, Any] = {
+        "name": (str, Field(_DEFAULT_AGENT, description=who)),
+        **{name: (field.annotation, field) for name, field in own.items()},
+    }
+    extra: Literal["forbid", "ignore"] = "forbid" if agent is not None else "ignore"
+    return create_model("AgentSettings", __config__=ConfigDict(extra=extra), **fields)
 
 
 class _Base(BaseSettings):

@@ -13,12 +13,16 @@ class GreedyAgent(Agent):
     """Running mean of what every (layer, target) paid above the recent average; one decision in ten explores."""
 
     action_spaces = (spaces.Discrete,)
-    env_settings = {"action_mode": "cursor"}  # noqa: RUF012 (never changed)
 
     def __init__(self, env, seed=0, **hyperparameters):
         super().__init__(env, seed, **hyperparameters)
         self.generator = np.random.default_rng(seed)
         self.mean, self.recent = defaultdict(float), None
+
+    @classmethod
+    def wishes(cls, config):
+        """Return the settings of a run that it needs."""
+        return {"env.action_mode": "cursor"}
 
     def predict(self, observation, action_masks=None, deterministic=False):
         """Return a legal action."""

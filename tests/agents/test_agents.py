@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 import agents
 import envs  # noqa: F401 (registers the environments)
@@ -13,6 +14,7 @@ from agents.base import Agent, masks_of
 from tying import Pointers, strategies
 from tying.errors import InputError
 
+OWN_LEARNERS = ["paper"]
 LEARNERS = ["dqn", "ppo", "maskable_ppo", "a2c"]
 FIXED = [
     "independent",
@@ -32,7 +34,11 @@ FIXED += [
     "untie_after:50:cycle:2",
     "0 1 1 3 3 5",
 ]
-MODES = {"dqn": ["cursor", "pair"], **{name: ["cursor", "pair", "joint"] for name in [*LEARNERS[1:], "random"]}}
+MODES = {
+    "dqn": ["cursor", "pair"],
+    "paper": ["cursor"],
+    **{name: ["cursor", "pair", "joint"] for name in [*LEARNERS[1:], "random"]},
+}
 MODES |= {name: ["joint"] for name in FIXED}
 CASES = [(name, mode) for name, modes in MODES.items() for mode in modes]
 
@@ -60,7 +66,7 @@ def test_it_decides_as_often_as_asked_and_the_same_for_equal_seeds(name: str, mo
     assert first == decisions_of(name, mode, seed=1)
 
 
-@pytest.mark.parametrize("name", [*LEARNERS, "random"])
+@pytest.mark.parametrize("name", [*LEARNERS, "paper", "random"])
 def test_other_seeds_decide_otherwise(name: str) -> None:
     assert decisions_of(name, "cursor", seed=1) != decisions_of(name, "cursor", seed=2)
 
@@ -116,7 +122,7 @@ def test_fixed_strategies_hold_from_the_first_window_on(name: str) -> None:
 
 def test_diagnostics_draw_no_random_numbers() -> None:
     """Looking at an agent must not change what it does."""
-    for name in [*LEARNERS, "random"]:
+    for name in [*LEARNERS, "paper", "random"]:
         env = instant()
         agent = agents.make(name, env, seed=1)
         seen: list[Pointers] = []
@@ -152,7 +158,8 @@ def test_hyperparameters_are_set_and_checked() -> None:
     ("name", "mode", "message"),
     [
         ("dqn", "joint", "agents that fit: ppo, maskable_ppo, a2c, random, fixed strategies"),
-        ("sequence:3", "cursor", "agents that fit: dqn, ppo, maskable_ppo, a2c, random;"),
+        ("sequence:3", "cursor", "agents that fit: dqn, ppo, maskable_ppo, a2c, paper, random;"),
+        ("paper", "pair", "it needs env.action_mode cursor"),
         ("dqm", "cursor", "did you mean 'dqn'"),
         ("no_such_module:Agent", "cursor", "cannot be imported: ModuleNotFoundError"),
         ("agents.base:Nothing", "cursor", "cannot be imported: AttributeError"),
@@ -167,7 +174,12 @@ def test_agents_that_do_not_fit_are_refused(name: str, mode: str, message: str) 
 
 def test_metrics_carry_what_the_library_logs() -> None:
     env = instant()
-    for name, tag in [("dqn", "train/loss"), ("ppo", "train/value_loss"), ("a2c", "train/value_loss")]:
+    for name, tag in [
+        ("dqn", "train/loss"),
+        ("ppo", "train/value_loss"),
+        ("a2c", "train/value_loss"),
+        ("paper", "train/loss"),
+    ]:
         agent = agents.make(name, env, seed=0).learn(env, 45)
         assert tag in agent.metrics()
         assert agent.metrics() == {}
@@ -176,6 +188,52 @@ def test_metrics_carry_what_the_library_logs() -> None:
 @pytest.mark.parametrize("name", ["ppo", "maskable_ppo"])
 def test_no_mini_batch_is_left_with_one_decision(name: str) -> None:
     assert len(decisions_of(name, "cursor", seed=0, n_steps=9, batch_size=8)) == 45
+
+
+def test_the_published_agent_is_as_published() -> None:
+    """Linear(L, 128), ReLU, Linear(128, L(L+1)/2); epsilon x 0.95 per sweep; the target reads the decided layer's slice."""
+    env = instant(initial_pointers="all_tied")
+    agent: Any = agents.make("paper", env, seed=0, epsilon=0.0, epsilon_min=0.0)
+    assert [tuple(p.shape) for p in agent.network.parameters()] == [(128, 6), (128,), (21, 128), (21,)]
+    pointers = torch.zeros(6)
+    observation, _ = env.reset(seed=0)
+    action = agent.predict(observation, masks_of(env))
+    assert action == int(agent.network(pointers)[1:3].argmax())  # layer 1 reads two outputs from number 1 on
+    following, reward, *_ = env.step(action)
+    after = torch.tensor([0.0, *([1.0] if action else [0.0]), 0, 0, 0, 0])
+    error = reward + 0.99 * agent.network(after)[1:3].max() - agent.network(pointers)[1 + action]
+    agent.learn_from(observation, action, float(reward), following, True)
+    assert agent.metrics()["train/loss"] == pytest.approx(float(error.detach()) ** 2, rel=1e-5)
+
+    explorer: Any = agents.make("paper", env, seed=0)
+    shares = []
+    for _ in range(15):
+        shares.append(explorer.epsilon)
+        explorer.learn_from(observation, action, 0.0, following, False)
+    assert shares == pytest.approx([1.0] * 5 + [0.95] * 5 + [0.95**2] * 5)
+
+
+def test_saved_learners_go_on_where_they_were(tmp_path: Path) -> None:
+    """Network, optimizer, generator, epsilon, ...: the loaded one decides and learns like the one that was saved."""
+    for name in OWN_LEARNERS:
+        agent = agents.make(name, instant(noise=0.1), seed=3).learn(instant(noise=0.1), 40)
+        agent.save(tmp_path / name)
+        decided = []
+        for other in (agent, agents.load(name, tmp_path / name, instant())):
+            env = instant(noise=0.1)
+            seen: list[Pointers] = []
+            env.unwrapped.on_decision = lambda decision, *_, seen=seen: seen.append(decision.pointers)  # type: ignore[attr-defined]
+            other.learn(env, 40)
+            decided.append(seen)
+        assert decided[0] == decided[1]
+
+
+def test_own_learners_leave_the_global_generators_alone() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    for name in OWN_LEARNERS:
+        agents.make(name, instant(), seed=1).learn(instant(), 40)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # type: ignore[index]
 
 
 def test_another_environment_gets_the_agents_seed() -> None:

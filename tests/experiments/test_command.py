@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agents.paper import PaperAgent
 from experiments.command import parse
 from experiments.settings import Settings
 from tests.conftest import Finished, single_thread, words
@@ -65,6 +66,31 @@ def test_agents_wishes_stand_above_the_preset() -> None:
     assert (fixed.setup.env.action_mode, fixed.setup.env.freeze_after) == ("joint", 1.0)
 
 
+def test_agents_wish_settings_of_any_section() -> None:
+    setup = settings("--preset", "small", "--agent", "paper").setup
+    assert (setup.reward.name, setup.env.decision_interval, setup.binding.gradient) == ("paper", 4, "sum")
+    above = settings("--preset", "small", "--agent", "paper", "--reward", "level", "--binding.gradient", "mean").setup
+    assert (above.reward.name, above.binding.gradient) == ("level", "mean")
+
+
+def test_wishes_follow_the_agents_hyperparameters(config: Config) -> None:
+    flag = settings("--agent", "paper", "--agent.reference-semantics")
+    file = settings("--config", config({"agent": {"name": "paper", "reference_semantics": True}}))
+    assert flag == file
+    assert flag.setup.binding.gradient == "root_only"
+    over = settings(
+        "--config", config({"agent": {"name": "paper", "reference_semantics": True}}), "--agent.no-reference-semantics"
+    )
+    assert over.setup.binding.gradient == "sum"
+    own = {"agent": {"name": "paper", "reference_semantics": True}, "binding": {"gradient": "mean"}}
+    assert settings("--config", config(own)).setup.binding.gradient == "mean"
+
+
+def test_wishes_that_do_not_exist_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PaperAgent, "wishes", classmethod(lambda cls, config: {"env.action_mod": "cursor"}))
+    assert "did you mean 'env.action_mode'?" in complaint("--agent", "paper")
+
+
 def test_config_stands_above_the_agents_wishes(config: Config) -> None:
     path = config({"env": {"freeze_after": 0.25}})
     found = settings("--preset", "small", "--agent", "independent", "--config", path)
@@ -108,6 +134,7 @@ def test_file_may_give_a_name_alone(config: Config, name: str) -> None:
         ("--preset", "tiny", "--agent", "sequence:2", "--env.initial-pointers", "0 1 1 3"),
         ("--agent", "0 1 1 3 3 5", "--no-model.bias", "--reward", "level"),
         ("--preset", "shakespeare-char", "--agent", "ppo", "--binding.norms", "private"),
+        ("--agent", "paper", "--agent.reference-semantics"),
     ],
     ids=" ".join,
 )
