@@ -33,6 +33,10 @@ class EnvConfig:
     initial_pointers: str = setting(
         "pattern at the start: a strategy ('sequence:3') or pointers ('0 1 1 3')", default="independent"
     )
+    # Off, since it is 4 % of the training time of small models and most agents do well without.
+    gradient_statistics: bool = setting(
+        "observe how the gradients of layers agree, at one more backward pass per decision", default=False
+    )
 
 
 @dataclass(frozen=True)

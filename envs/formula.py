@@ -5,10 +5,12 @@ The loss after a share t of the run, under pointers p, is
     floor + (uniform - floor) * exp(-5 t) + gap * distance(p, best)
 
 where distance is the share of layer pairs that p ties and `best` does not, or the other way round (1 - Rand index).
-It is 0 for `best` alone, so `best` is the one pattern with the lowest loss at every time.
+It is 0 for `best` alone, so `best` is the one pattern with the lowest loss at every time. With `gradient_statistics`,
+gradients agree (1) where `best` ties two layers and oppose (-1) where it does not.
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,12 +37,21 @@ def distance(pointers: Pointers, other: Pointers) -> float:
 class FormulaBackend:
     """The formula as a backend; the arguments are FormulaTyingEnv's."""
 
-    def __init__(self, num_layers: int, num_iterations: int, best: Pointers, gap: float, noise: float) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        num_iterations: int,
+        best: Pointers,
+        gap: float,
+        noise: float,
+        gradient_statistics: bool = False,
+    ) -> None:
         self.num_layers = num_layers
         self.num_iterations = num_iterations
         self.best = best
         self.gap = gap
         self.noise = noise
+        self.gradient_statistics = gradient_statistics
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -78,8 +89,23 @@ class FormulaBackend:
             block_params=pointers.num_unique,
             independent_block_params=self.num_layers,
             fork_loss=None if alternative is None else self.loss(alternative, share) + noise,
+            gradient_similarities=self._gradient_similarities() if self.gradient_statistics else (),
+            agreements=self._agreements(pointers) if self.gradient_statistics else (),
         )
         return Trained(window)
+
+    def _gradient_similarities(self) -> tuple[float, ...]:
+        """Return per layer 1 where `best` ties it with the layer before, -1 elsewhere, 0 for layer 0."""
+        return (0.0, *(1.0 if here == before else -1.0 for before, here in pairwise(self.best)))
+
+    def _agreements(self, pointers: Pointers) -> tuple[float, ...]:
+        """Return per layer which share of the others in its group `best` ties it with, as -1 to 1; 1 for a layer alone."""
+        values = []
+        for layer in range(len(pointers)):
+            others = pointers.others(layer)
+            agreeing = sum(self.best[other] == self.best[layer] for other in others)
+            values.append(2 * agreeing / len(others) - 1 if others else 1.0)
+        return tuple(values)
 
 
 class FormulaTyingEnv(TyingEnv):
@@ -109,8 +135,10 @@ class FormulaTyingEnv(TyingEnv):
     ) -> None:
         if num_layers < 1 or num_decisions < 1:
             raise InputError(f"num_layers = {num_layers}, num_decisions = {num_decisions}: both are at least 1")
-        backend = FormulaBackend(num_layers, num_decisions, strategies.make(best, num_layers), gap, noise)
         config = build(EnvConfig, {"decision_interval": 1, **overrides})
+        backend = FormulaBackend(
+            num_layers, num_decisions, strategies.make(best, num_layers), gap, noise, config.gradient_statistics
+        )
         super().__init__(
             backend, config, build(RewardConfig, {"param_weight": 0.0, **(reward or {})}, "reward."), render_mode
         )

@@ -19,8 +19,17 @@ from tying.errors import InputError
 from tying.pointers import Pointers
 from tying.records import Window
 from tying.sharing import shared_names, trainable_params
-from tying.statistics import gradient_norms, similarities
+from tying.statistics import (
+    agreements,
+    gradient_norms,
+    gradient_similarities,
+    inner_products,
+    position_gradients,
+    similarities,
+)
 from tying.trainer import Iteration, Trainer
+
+_STATISTICS_SEQUENCES = 4  # of a batch: enough to tell agreement from noise, few enough to cost little
 
 
 class TrainingBackend:
@@ -101,6 +110,7 @@ class TrainingBackend:
             gradient_norms=gradient_norms(trainer.binding),
             similarities=similarities(trainer.binding),
             fork_loss=reward_loss if alternative == pointers else fork_loss,
+            **(_gradient_statistics(trainer) if self.setup.env.gradient_statistics else {}),
         )
         return Trained(window, trained - start, time.perf_counter() - trained + forked - begin)
 
@@ -111,6 +121,12 @@ def _branch_loss(trainer: Trainer, pointers: Pointers, num_iterations: int, num_
         trainer.rebind(pointers)
         trainer.train(num_iterations)
         return trainer.evaluate("reward", num_batches)
+
+
+def _gradient_statistics(trainer: Trainer) -> dict[str, Any]:
+    gradients = position_gradients(trainer.binding, lambda: trainer.sample_loss(_STATISTICS_SEQUENCES))
+    products = inner_products(gradients)
+    return {"gradient_similarities": gradient_similarities(products), "agreements": agreements(products, trainer.pointers)}
 
 
 class ResumedBackend:

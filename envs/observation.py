@@ -7,14 +7,18 @@
 | 2                | change           | -1 to 1 | that loss now minus before the last window, nats per token            |
 | 3                | param_share      | 0 to 1  | trainable block parameters as a share of the untied model's           |
 | 4                | frozen           | 0 or 1  | 1 when pointers no longer move                                        |
-| 5 + 5i           | pointer of i     | 0 to 1  | pointer of layer i, divided by L - 1                                  |
-| 6 + 5i           | root i           | 0 or 1  | 1 when layer i owns its weights                                       |
-| 7 + 5i           | cursor i         | 0 or 1  | 1 when it is layer i's turn (all 0 where there is no cursor)          |
-| 8 + 5i           | gradient of i    | 0 to 1  | norm of its gradient as a share of the largest layer's                |
-| 9 + 5i           | similarity of i  | -1 to 1 | cosine of its weights with those of layer i - 1 (0 for layer 0)       |
+| 5 + 7i           | pointer of i     | 0 to 1  | pointer of layer i, divided by L - 1                                  |
+| 6 + 7i           | root i           | 0 or 1  | 1 when layer i owns its weights                                       |
+| 7 + 7i           | cursor i         | 0 or 1  | 1 when it is layer i's turn (all 0 where there is no cursor)          |
+| 8 + 7i           | gradient of i    | 0 to 1  | norm of its gradient as a share of the largest layer's                |
+| 9 + 7i           | similarity of i  | -1 to 1 | cosine of its weights with those of layer i - 1 (0 for layer 0)       |
+| 10 + 7i          | gradient_        | -1 to 1 | cosine of its position's gradient with that of layer i - 1 (0 for     |
+|                  | similarity of i  |         | layer 0)                                                              |
+| 11 + 7i          | agreement of i   | -1 to 1 | cosine of its position's gradient with the sum of the others in its   |
+|                  |                  |         | group (1 for a layer alone)                                           |
 
-Before the first window entry 1 is 1 and the gradient and similarity entries are 0. `tying.layout` has the order;
-`tying.layout.View` reads entries by name.
+Before the first window entry 1 is 1 and all figures about gradients and similarities are 0; the last two stay 0 without
+`gradient_statistics`. `tying.layout` has the order; `tying.layout.View` reads entries by name.
 """
 
 from dataclasses import dataclass
@@ -52,7 +56,14 @@ class State:
     uniform_loss: float
 
 
-_BOUNDS = {"log_perplexity": (0.0, 2.0), "change": (-1.0, 1.0), "similarity": (-1.0, 1.0)}  # others: 0 to 1
+_COSINE = (-1.0, 1.0)
+_BOUNDS = {  # others: 0 to 1
+    "log_perplexity": (0.0, 2.0),
+    "change": (-1.0, 1.0),
+    "similarity": _COSINE,
+    "gradient_similarity": _COSINE,
+    "agreement": _COSINE,
+}
 
 
 def space(num_layers: int) -> spaces.Box:
@@ -90,8 +101,12 @@ def observe(state: State) -> np.ndarray:
         scalars["change"] = window.reward_loss - state.previous_loss
         if window.gradient_norms:
             layers["gradient"] = np.array(window.gradient_norms) / max(*window.gradient_norms, 1e-12)
-        if window.similarities:
-            layers["similarity"] = np.array(window.similarities)
+        cosines = {
+            "similarity": window.similarities,
+            "gradient_similarity": window.gradient_similarities,
+            "agreement": window.agreements,
+        }
+        layers |= {name: np.array(values) for name, values in cosines.items() if values}
     bounds = space(num_layers)
     observation: np.ndarray = np.clip(layout.flatten(scalars, layers), bounds.low, bounds.high).astype(np.float32)
     return observation

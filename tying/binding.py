@@ -9,7 +9,8 @@ Weights that nobody uses any more are freed, with their gradients and optimizer 
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -131,6 +132,29 @@ class LayerBinding:
             for parameter in weights:
                 parameter.grad = None
         self._scale_gradients()
+
+    @contextmanager
+    def separated(self) -> Iterator[list[_Weights]]:
+        """While a block of code runs, let every layer use leaves of its own, so that gradients are those of its position.
+
+        The leaves have the values, and the memory, of the weights that each layer uses; neither those nor the optimizer
+        are touched, and no `gradient` option is in force. Do not step or rebind meanwhile.
+
+        Yields:
+            Per layer, its leaves in the order of `shared_names`.
+        """
+        pointers, weights = self._pointers, self._weights
+        leaves = [[nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in used] for used in weights]
+        try:
+            self._pointers = Pointers.independent(self.num_layers)
+            self._weights = list(weights)
+            for layer, own in enumerate(leaves):
+                self._hang(layer, own)
+            yield leaves
+        finally:
+            self._pointers, self._weights = pointers, weights
+            for layer, used in enumerate(weights):
+                self._hang(layer, used)
 
     def _hang(self, layer: int, weights: _Weights) -> None:
         for (parameters, key), parameter in zip(self._slots[layer], weights, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 from tying.pointers import Pointers
 
 SCALARS = ("remaining", "log_perplexity", "change", "param_share", "frozen")
-PER_LAYER = ("pointer", "root", "cursor", "gradient", "similarity")
+PER_LAYER = ("pointer", "root", "cursor", "gradient", "similarity", "gradient_similarity", "agreement")
 
 
 def size(num_layers: int) -> int:

@@ -101,6 +101,10 @@ class Pointers(tuple[int, ...]):
             members.setdefault(root, []).append(layer)
         return tuple(tuple(group) for group in members.values())
 
+    def others(self, layer: int) -> tuple[int, ...]:
+        """Return the layers that share with a layer, itself left out: of layer 1 in 0 1 1 1, (2, 3)."""
+        return tuple(other for other, root in enumerate(self) if root == self[layer] and other != layer)
+
     def move(self, layer: int, target: int) -> Self:
         """Change one layer: `target == layer` gives it weights of its own, `target < layer` joins target's group.
 

@@ -1,11 +1,17 @@
-"""Figures about layers, and about the memory that training takes."""
+"""Figures about layers, and about the memory that training takes.
 
-from collections.abc import Iterable
+What a *position* contributes to a gradient is the gradient of the loss with respect to the weights that one layer uses,
+as if no other layer used them. The gradient of a group is the sum over its positions. L layers.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tying.binding import LayerBinding
+from tying.pointers import Pointers
 
 
 def gradient_norms(binding: LayerBinding) -> tuple[float, ...]:
@@ -29,6 +35,69 @@ def similarities(binding: LayerBinding) -> tuple[float, ...]:
         cosine = 1.0 if here == before else float(torch.cosine_similarity(flat[here], flat[before], dim=0))
         values.append(cosine)
     return tuple(values)
+
+
+def position_gradients(binding: LayerBinding, loss: Callable[[], Tensor]) -> list[list[Tensor]]:
+    """Return what every position contributes to the gradient of a loss, whatever the tying and the `gradient` option.
+
+    No `.grad`, parameter or optimizer state is touched.
+
+    Args:
+        binding: Of the model.
+        loss: Computes the loss, with its graph; draws no random numbers.
+
+    Returns:
+        Per layer, a gradient for each of its shared parameters that train.
+    """
+    with binding.separated() as leaves:
+        trained = [[leaf for leaf in own if leaf.requires_grad] for own in leaves]
+        flat = [leaf for own in trained for leaf in own]
+        found = torch.autograd.grad(loss(), flat, allow_unused=True, materialize_grads=True) if flat else ()
+    gradients = iter(found)
+    return [[next(gradients) for _ in own] for own in trained]
+
+
+def inner_products(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the inner products of all pairs of positions, (L, L) float64 on the CPU: all that cosines need to know."""
+    products = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
+    for tensors in zip(*gradients, strict=True):
+        rows = torch.stack([tensor.flatten() for tensor in tensors])  # (L, parameters)
+        products += (rows @ rows.T).cpu().double()
+    return products
+
+
+def gradient_similarities(products: Tensor) -> tuple[float, ...]:
+    """Return the cosine of every position's gradient with that of the layer before; 0 for layer 0.
+
+    Args:
+        products: From `inner_products`.
+    """
+    eye = torch.eye(len(products), dtype=products.dtype)
+    return (0.0, *(_cosine(products, eye[layer], eye[layer - 1]) for layer in range(1, len(products))))
+
+
+def agreements(products: Tensor, pointers: Pointers) -> tuple[float, ...]:
+    """Return the cosine of every position's gradient with the sum of the others in its group; 1 for a layer alone.
+
+    Positions that disagree pull their common weights apart: share, then unshare those (Yang et al. 2021, arXiv
+    2110.03848).
+
+    Args:
+        products: From `inner_products`.
+        pointers: The tying in force.
+    """
+    eye = torch.eye(len(products), dtype=products.dtype)
+    groups = [list(pointers.others(layer)) for layer in range(len(pointers))]
+    return tuple(
+        _cosine(products, eye[layer], eye[others].sum(dim=0)) if others else 1.0 for layer, others in enumerate(groups)
+    )
+
+
+def _cosine(products: Tensor, left: Tensor, right: Tensor) -> float:
+    """Return the cosine of two weighted sums of positions; 0 where there is none, as of a gradient that is 0."""
+    lengths = (left @ products @ left) * (right @ products @ right)
+    cosine = float(left @ products @ right) / max(float(lengths), 0.0) ** 0.5 if lengths > 0 else 0.0
+    return min(1.0, max(-1.0, cosine)) if math.isfinite(cosine) else 0.0
 
 
 def training_bytes(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer) -> int:

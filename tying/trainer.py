@@ -233,6 +233,14 @@ class Trainer:
             raise DivergenceError(f"after iteration {self.iteration}: loss {loss} on the {split} split; {self._advice}")
         return loss
 
+    def sample_loss(self, num_sequences: int) -> Tensor:
+        """Return the loss on the first sequences of the next training batch, with its graph and without dropout."""
+        self.model.eval()
+        batch = self.data.batch(self.seed, self.iteration, self.config.batch_size, self.context)
+        tokens, targets = (side[:num_sequences].to(self.device) for side in batch)
+        with self._autocast():
+            return self.model.loss(tokens, targets)
+
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "fp32":
             return nullcontext()

@@ -29,10 +29,11 @@ def play(env: gymnasium.Env[Any, Any], seed: int = 0) -> list[tuple[np.ndarray, 
     return steps
 
 
+@pytest.mark.parametrize("settings", [{}, {"gradient_statistics": True, "reward": {"name": "fork", "baseline": 0.9}}])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_id", IDS)
-def test_both_checkers_pass(env_id: str, mode: str) -> None:
-    env = gymnasium.make(env_id, action_mode=mode, render_mode="ansi")
+def test_both_checkers_pass(env_id: str, mode: str, settings: dict[str, Any]) -> None:
+    env = gymnasium.make(env_id, action_mode=mode, render_mode="ansi", **settings)
     gymnasium_check(env.unwrapped)
     sb3_check(env.unwrapped)
     assert env.unwrapped.action_masks().dtype == bool  # type: ignore[attr-defined]
@@ -85,7 +86,7 @@ def test_the_cursor_walks_all_layers_but_the_first() -> None:
     observation, _ = env.reset(seed=0)
     turns = []
     for _ in range(7):
-        turns.append(int(np.flatnonzero(observation[7::5])[0]))
+        turns.append(int(np.flatnonzero(observation[7::7])[0]))
         observation, *_ = env.step(3)
     assert turns == [1, 2, 3, 1, 2, 3, 1]
 
@@ -94,17 +95,47 @@ def test_observations_by_index() -> None:
     env = LayerTyingEnv(initial_pointers="0 1 1 0", model={"num_layers": 4})
     observation, _ = env.reset(seed=0)
     np.testing.assert_allclose(observation[:5], [1, 1, 0, 0.5, 0])
-    np.testing.assert_allclose(observation[5::5], [0, 1 / 3, 1 / 3, 0])
-    np.testing.assert_allclose(observation[6::5], [1, 1, 0, 0])
-    np.testing.assert_allclose(observation[7::5], [0, 1, 0, 0])
-    np.testing.assert_allclose(observation[8::5], 0)
+    np.testing.assert_allclose(observation[5::7], [0, 1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(observation[6::7], [1, 1, 0, 0])
+    np.testing.assert_allclose(observation[7::7], [0, 1, 0, 0])
+    np.testing.assert_allclose(observation[8::7], 0)
     following, _, _, _, info = env.step(1)
     assert following[0] == pytest.approx(0.9)
     assert following[1] == pytest.approx(info["reward_loss"] / np.log(256), rel=1e-5)
     assert following[3] == pytest.approx(info["param_share"])
-    assert following[8::5].max() == pytest.approx(1.0)
-    assert following[9 + 5 * 2] == 1.0
+    assert following[8::7].max() == pytest.approx(1.0)
+    assert following[9 + 7 * 2] == 1.0
+    np.testing.assert_allclose([following[10::7], following[11::7]], 0)
     assert env.observation_space.contains(following)
+
+
+def test_gradient_statistics_are_observed_when_asked_for() -> None:
+    env = LayerTyingEnv(initial_pointers="0 0 0 3", gradient_statistics=True)
+    observation, _ = env.reset(seed=0)
+    np.testing.assert_allclose([observation[10::7], observation[11::7]], 0)
+    following, *_ = env.step(0)
+    assert following[10] == 0
+    assert following[11 + 7 * 3] == 1
+    assert all(0 < abs(following[index]) < 1 for index in (10 + 7, 10 + 7 * 2, 11, 11 + 7, 11 + 7 * 2))
+    assert env.observation_space.contains(following)
+
+
+def test_gradient_statistics_leave_the_run_as_it_is() -> None:
+    plain, looked_at = (play(LayerTyingEnv(gradient_statistics=chosen)) for chosen in (False, True))
+    assert [info for *_, info in plain] == [info for *_, info in looked_at]
+
+
+def test_the_formula_tells_where_gradients_agree() -> None:
+    env = FormulaTyingEnv(num_layers=5, best="0 0 2 0 2", gradient_statistics=True, action_mode="joint")
+    env.reset(seed=0)
+    observation, *_ = env.step(np.array([0, 1, 0, 0, 1]))  # 0 1 0 0 1
+    assert observation[10::7].tolist() == [0, 1, -1, -1, -1]
+    assert observation[11::7].tolist() == [0, -1, -1, 0, -1]
+    observation, *_ = env.step(np.array([0, 0, 2, 3, 2]))
+    assert observation[11::7].tolist() == [1, 1, 1, 1, 1]
+    plain = FormulaTyingEnv(num_layers=5)
+    play(plain)
+    assert not plain._observe()[10::7].any()
 
 
 def test_rewards_are_the_sum_of_their_terms() -> None:
@@ -183,7 +214,7 @@ def test_all_wrong_arguments_are_named_together() -> None:
 def test_every_preset_makes_an_environment(name: str) -> None:
     env = LayerTyingEnv(name)
     assert env.num_decisions >= 10
-    assert env.observation_space.shape == (5 + 5 * PRESETS[name].model.num_layers,)
+    assert env.observation_space.shape == (5 + 7 * PRESETS[name].model.num_layers,)
 
 
 def test_ids_are_registered() -> None:

@@ -40,7 +40,7 @@ def test_fork_is_what_the_change_made_better_than_no_change() -> None:
     assert not Reward(RewardConfig(name="improvement")).needs_fork
 
 
-def test_level_and_its_price_are_weighed_by_the_window() -> None:
+def test_level_is_the_loss_weighed_by_the_window_and_so_is_its_price() -> None:
     found = terms(outcome(), name="level", param_weight=0.4)
     assert found == pytest.approx({"level": -0.2, "params": -0.4 * 0.5 * 0.1})
 

@@ -185,6 +185,8 @@ def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Fini
         ("--agent random", 2),  # before the first checkpoint
         ("--agent random --binding.norms private --binding.gradient root_only", 15),  # right at a checkpoint
         ("--agent share_then_unshare:40", 9),
+        ("--agent ppo --agent.n-steps 8 --reward fork --reward.baseline 0.9 --reward.param-target 0.5", 13),
+        ("--agent dqn --env.gradient-statistics --binding.share attention", 13),
         ("--agent ppo --agent.n-steps 8", 24),  # after the last decision
     ],
 )

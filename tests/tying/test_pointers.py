@@ -25,6 +25,7 @@ def test_groups_and_roots_say_the_same_as_the_pointers() -> None:
         assert pointers.num_unique == len(pointers.groups)
         assert sorted(layer for group in pointers.groups for layer in group) == list(range(6))
         assert all(pointers[layer] == group[0] for group in pointers.groups for layer in group)
+        assert all({layer, *pointers.others(layer)} == set(group) for group in pointers.groups for layer in group)
 
 
 def test_printing_and_parsing_are_inverse() -> None:

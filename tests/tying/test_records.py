@@ -27,6 +27,7 @@ DECISION = Decision(
     window=WINDOW,
     train_s=0.5,
     evaluate_s=0.25,
+    param_weight=0.4,
 )
 
 
@@ -46,7 +47,7 @@ def through_json(value: dict[str, Any]) -> dict[str, Any]:
 def test_window_survives_json_exactly(
     losses: tuple[float, float, float], counts: tuple[int, int, int, int], norms: list[float]
 ) -> None:
-    window = Window(*counts[:2], *losses, *counts[2:], tuple(norms), tuple(reversed(norms)))
+    window = Window(*counts[:2], *losses, *counts[2:], tuple(norms), tuple(reversed(norms)), losses[0], tuple(norms))
     assert window_of(through_json(replace(DECISION, window=window).to_dict())) == window
 
 
@@ -70,8 +71,16 @@ def test_decision_survives_json_exactly(action: int | list[int]) -> None:
         window=window_of(line),
         train_s=line["train_s"],
         evaluate_s=line["evaluate_s"],
+        param_weight=line["param_weight"],
     )
     assert rebuilt == replace(DECISION, action=action)
+
+
+def test_windows_of_older_records_are_read() -> None:
+    line = through_json(DECISION.to_dict())
+    for name in ("fork_loss", "gradient_similarities", "agreements"):
+        del line[name]
+    assert window_of(line) == WINDOW
 
 
 def test_perplexity_is_finite_for_every_finite_loss() -> None:
@@ -173,6 +182,12 @@ def test_last_line_torn_inside_a_character_is_left_out(run: RunDirectory) -> Non
     with run.decisions_file.open("ab") as file:
         file.write("ï".encode()[:1])
     assert run.read_decisions() == lines(3)
+
+
+def test_older_lines_are_not_damaged(run: RunDirectory) -> None:
+    line = {name: value for name, value in lines(1)[0].items() if name not in ("fork_loss", "agreements", "param_weight")}
+    run.rewrite_decisions([line])
+    assert run.read_decisions() == [line]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "\x00\x00\x00", "3", "[]", "null", '{"decision": 1', "{}\x0b{}", "{}\u2028"])

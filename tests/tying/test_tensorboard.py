@@ -25,7 +25,7 @@ RUNS = {
     "ppo": "--agent ppo --agent.n-steps 2 --reward level",
     "maskable_ppo": "--agent maskable_ppo --agent.n-steps 2 --reward paper",
     "a2c": "--agent a2c --agent.n-steps 2 --env.action-mode joint",
-    "random": "--agent random",
+    "random": "--agent random --reward fork --reward.baseline 0.9 --reward.param-target 0.5",
 }
 EVERY_ITERATION = {"lm/train_loss", "lm/lr", "lm/grad_norm", "lm/tokens", "perf/tokens_per_s"}
 EVERY_DECISION = {
@@ -35,6 +35,7 @@ EVERY_DECISION = {
     "tying/trainable_params",
     "tying/compression_ratio",
     "reward/total",
+    "reward/param_weight",
     "perf/train_s",
     "perf/decision_s",
     *(f"tying/pointer/layer_{layer:02d}" for layer in range(NUM_LAYERS)),
@@ -102,6 +103,7 @@ def test_figures_are_those_of_the_decisions(events: EventAccumulator, lines: lis
     assert values(events, "reward/total") == pytest.approx([line["reward"] for line in lines])
     for name in lines[0]["reward_terms"]:
         assert values(events, f"reward/{name}") == pytest.approx([line["reward_terms"][name] for line in lines])
+    assert values(events, "reward/param_weight") == pytest.approx([line["param_weight"] for line in lines])
     for layer in range(NUM_LAYERS):
         tag = f"tying/pointer/layer_{layer:02d}"
         assert values(events, tag) == [line["pointers"][layer] for line in lines]
