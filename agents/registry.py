@@ -22,6 +22,8 @@ _AGENTS = {
     "maskable_ppo": "agents.sb3:MaskablePPOAgent",
     "a2c": "agents.sb3:A2CAgent",
     "paper": "agents.paper:PaperAgent",
+    "local_search": "agents.local_search:LocalSearchAgent",
+    "evolution": "agents.evolution:EvolutionAgent",
     "random": "agents.random:RandomAgent",
 }
 _FIXED = "agents.fixed:FixedAgent"

@@ -37,6 +37,8 @@ FIXED += [
 MODES = {
     "dqn": ["cursor", "pair"],
     "paper": ["cursor"],
+    "local_search": ["joint"],
+    "evolution": ["joint"],
     **{name: ["cursor", "pair", "joint"] for name in [*LEARNERS[1:], "random"]},
 }
 MODES |= {name: ["joint"] for name in FIXED}
@@ -157,7 +159,7 @@ def test_hyperparameters_are_set_and_checked() -> None:
 @pytest.mark.parametrize(
     ("name", "mode", "message"),
     [
-        ("dqn", "joint", "agents that fit: ppo, maskable_ppo, a2c, random, fixed strategies"),
+        ("dqn", "joint", "agents that fit: ppo, maskable_ppo, a2c, local_search, evolution, random, fixed strategies"),
         ("sequence:3", "cursor", "agents that fit: dqn, ppo, maskable_ppo, a2c, paper, random;"),
         ("paper", "pair", "it needs env.action_mode cursor"),
         ("dqm", "cursor", "did you mean 'dqn'"),

@@ -1,0 +1,122 @@
+"""Local search: hill climbing by moves of one layer, inside one training run.
+
+White, Nolen & Savani 2021 ("Local search is state of the art for NAS benchmarks", arXiv 2005.02960) find it the best of
+the simple searches when evaluations are few and not too noisy.
+"""
+
+import json
+import math
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from agents.base import Diagnostics
+from agents.search import Baseline, SearchAgent, SearchConfig, neighbours
+from tying.config import config, setting
+from tying.files import read_json
+from tying.layout import View
+from tying.pointers import Pointers
+
+
+@config
+class LocalSearchConfig(SearchConfig):
+    """Hyper-parameters of LocalSearchAgent."""
+
+    trial: int = setting("windows that a move is tried for before it is judged [>= 1]", default=1, ge=1)
+    confidence: float = setting(
+        "standard errors that a move must pay above what windows pay without one to be kept [>= 0]", default=0.25, ge=0
+    )
+    weight: float = setting(
+        "weight of the newest window in the estimate of what windows pay without a move [above 0 to 1]",
+        default=0.5,
+        gt=0,
+        le=1,
+    )
+
+
+class LocalSearchAgent(SearchAgent):
+    """Holds an incumbent, tries one-layer moves of it, keeps those that pay, and goes back from the others.
+
+    A run begins with two windows of the incumbent, which tell what windows pay. A move is tried for `trial` windows and
+    kept if those paid more than that by `confidence` standard errors. Else the next decision goes back. What a move and
+    its return paid on average is again what windows pay without a move: under a reward of changes the two cancel.
+    Once all moves of an incumbent were tried, the most promising are tried again, and the mean of their trials counts.
+    """
+
+    Config = LocalSearchConfig
+
+    def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
+        super().__init__(env, seed, **hyperparameters)
+        self._incumbent: Pointers | None = None
+        self._advantages: dict[Pointers, list[float]] = {}
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        self._baseline = Baseline(self.config.weight)
+        self._candidate: Pointers | None = None
+        self._pays: list[float] = []  # of the windows since the incumbent was left
+
+    @property
+    def best(self) -> Pointers | None:
+        """The incumbent."""
+        return self._incumbent
+
+    def begin(self, pointers: Pointers) -> None:
+        """Keep the incumbent of the run before; what windows pay is learned anew."""
+        self._incumbent = self._incumbent or pointers
+        self._forget_run()
+
+    def propose(self, pointers: Pointers) -> Pointers:
+        """Go on with a trial, go back, or begin a trial."""
+        assert self._incumbent is not None  # begin comes first
+        if self._candidate is None and pointers == self._incumbent and self._baseline.variance is not None:
+            self._candidate = self._next_candidate(self._incumbent)
+        return self._candidate or self._incumbent
+
+    def _next_candidate(self, incumbent: Pointers) -> Pointers | None:
+        """Return a random neighbour among those never tried, else the one that may be worth most."""
+        around = neighbours(incumbent)
+        fresh = [pattern for pattern in around if pattern not in self._advantages]
+        if fresh:
+            return fresh[self._generator.integers(len(fresh))]
+        return max(around, key=lambda pattern: self._mean(pattern) + self._error(pattern), default=None)
+
+    def learn_from(
+        self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
+    ) -> None:
+        """Add the window to the trial, or to what windows pay without a move."""
+        before, after = View(observation).pointers, View(following).pointers
+        if after == self._candidate:
+            self._pays.append(reward)
+            if len(self._pays) == self.config.trial:
+                self._judge(after)
+        elif after == self._incumbent and (before == after or self._pays):
+            self._baseline.update(fmean([*self._pays, reward]))
+            self._pays = []
+
+    def _judge(self, candidate: Pointers) -> None:
+        advantage = math.fsum(self._baseline.advantage(pay) for pay in self._pays)
+        self._advantages.setdefault(candidate, []).append(advantage)
+        if self._mean(candidate) > self.config.confidence * self._error(candidate):
+            self._incumbent, self._advantages, self._pays = candidate, {}, []
+        self._candidate = None
+
+    def _mean(self, pattern: Pointers) -> float:
+        return fmean(self._advantages[pattern])
+
+    def _error(self, pattern: Pointers) -> float:
+        """Return the standard error of a pattern's mean."""
+        return self._baseline.deviation / math.sqrt(len(self._advantages[pattern]))
+
+    def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
+        """Return what it expects a window to pay without a move."""
+        return {} if self._baseline.mean is None else {"expected_pay": self._baseline.mean}
+
+    def _save_state(self, folder: Path) -> None:
+        (folder / "search.json").write_text(json.dumps({"best": self._incumbent}))
+
+    def _load_state(self, folder: Path) -> None:
+        best = read_json(folder / "search.json")["best"]
+        self._incumbent = best and Pointers(best)
