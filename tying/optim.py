@@ -1,6 +1,8 @@
 """The optimizer and the learning rate of language-model training."""
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,17 +23,48 @@ class OptimConfig:
     weight_decay: float = setting("decoupled weight decay of matrices, none for biases and norms [>= 0]", default=0.1, ge=0)
     beta1: float = setting("decay of the first moment [0 to below 1]", default=0.9, ge=0, lt=1)
     beta2: float = setting("decay of the second moment; 0.99 suits small batches [0 to below 1]", default=0.99, ge=0, lt=1)
+    tied_rate: float = setting(
+        "learning rate of weights that n layers use: divided by n to this power, 0 for the same rate [0 to 1]",
+        default=0.0,
+        ge=0,
+        le=1,
+    )
     clip_norm: float = setting("largest gradient norm, 0 for no clipping [>= 0]", default=1.0, ge=0)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Return fused AdamW (the fastest of torch's three on CPU and GPU alike) over the model's parameters."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    groups = _groups(model.parameters(), config, {})
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def regroup(
+    optimizer: torch.optim.Optimizer, model: nn.Module, config: OptimConfig, num_uses: Mapping[nn.Parameter, int]
+) -> None:
+    """Sort the model's parameters into groups of equal learning rate, after layers were tied or untied.
+
+    A step on weights that n layers use moves the network n times. AdamW's steps have the same size whatever the
+    gradient, so without `tied_rate` a rate that suits untied layers is too high for tied ones.
+
+    Args:
+        optimizer: Its groups are replaced; the moments stay.
+        model: Its parameters are those that the optimizer holds.
+        config: Where `tied_rate` is.
+        num_uses: Number of layers that use a parameter; 1 where it is missing.
+    """
+    common = {k: v for k, v in optimizer.param_groups[0].items() if k not in ("params", "weight_decay", "rate")}
+    optimizer.param_groups[:] = [{**common, **group} for group in _groups(model.parameters(), config, num_uses)]
+
+
+def _groups(
+    parameters: Iterable[nn.Parameter], config: OptimConfig, num_uses: Mapping[nn.Parameter, int]
+) -> list[dict[str, Any]]:
+    """Return param groups; `rate` is what the learning rate is multiplied with."""
+    sorted_in: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        decay = config.weight_decay if parameter.dim() >= 2 else 0.0
+        sorted_in.setdefault((decay, num_uses.get(parameter, 1) ** -config.tied_rate), []).append(parameter)
+    return [{"params": own, "weight_decay": decay, "rate": rate} for (decay, rate), own in sorted_in.items()]
 
 
 def learning_rate(config: OptimConfig, iteration: int, num_iterations: int) -> float:

@@ -26,7 +26,7 @@ from tying.config import config, setting
 from tying.data import TokenData
 from tying.errors import DivergenceError, InputError
 from tying.models import ModelConfig
-from tying.optim import OptimConfig, learning_rate, make_optimizer
+from tying.optim import OptimConfig, learning_rate, make_optimizer, regroup
 from tying.pointers import Pointers
 from tying.randomness import derive_seed, global_generators_kept
 
@@ -148,6 +148,7 @@ class Trainer:
     def rebind(self, pointers: Iterable[int]) -> None:
         """Tie and untie layers; see LayerBinding.rebind."""
         self.binding.rebind(pointers)
+        regroup(self.optimizer, self.model, self.optim, self.binding.num_uses)
         # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
         self._parameters = list(self.model.parameters())
 
@@ -203,7 +204,7 @@ class Trainer:
                 f"{self._advice}"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         self.optimizer.step()
         self.iteration += 1
         return Iteration(self.iteration, mean_loss, norm, rate, time.perf_counter() - start)
