@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.search import SearchAgent, SearchConfig, neighbours
+from agents.search import SearchAgent, SearchConfig, exploring, neighbours
 from tying.config import config, setting
 from tying.files import read_json
 from tying.layout import View
@@ -70,7 +70,7 @@ class EvolutionAgent(SearchAgent):
         self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
     ) -> None:
         """Add the window's pattern to the population; the oldest dies."""
-        if not self.exploring(View(observation)):
+        if not exploring(View(observation), self.config.explore):
             return
         self._total += reward
         self._population.append((View(following).pointers, self._total))

@@ -1,6 +1,6 @@
 """Local search: hill climbing by moves of one layer, inside one training run.
 
-White, Nolen & Savani 2021 ("Local search is state of the art for NAS benchmarks", arXiv 2005.02960) find it the best of
+White, Nolen & Savani 2021 ("Local Search is State of the Art for NAS Benchmarks", arXiv 2005.02960) find it the best of
 the simple searches when evaluations are few and not too noisy.
 """
 
@@ -112,7 +112,7 @@ class LocalSearchAgent(SearchAgent):
 
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return what it expects a window to pay without a move."""
-        return {} if self._baseline.mean is None else {"expected_pay": self._baseline.mean}
+        return {"expected_pay": self._baseline.mean or 0.0}
 
     def _save_state(self, folder: Path) -> None:
         (folder / "search.json").write_text(json.dumps({"best": self._incumbent}))

@@ -24,6 +24,8 @@ _AGENTS = {
     "paper": "agents.paper:PaperAgent",
     "local_search": "agents.local_search:LocalSearchAgent",
     "evolution": "agents.evolution:EvolutionAgent",
+    "thompson": "agents.bandit:ThompsonAgent",
+    "ucb": "agents.bandit:UCBAgent",
     "random": "agents.random:RandomAgent",
 }
 _FIXED = "agents.fixed:FixedAgent"

@@ -77,6 +77,11 @@ class SearchConfig:
     )
 
 
+def exploring(view: View, share: float) -> bool:
+    """Return whether less than a share of the run is over."""
+    return round(1 - view.scalar("remaining"), 6) < share
+
+
 class SearchAgent(Agent):
     """A search over whole patterns; subclasses propose patterns and say which is the best that they know."""
 
@@ -97,15 +102,11 @@ class SearchAgent(Agent):
         view = View(observation)
         if view.scalar("frozen"):
             return np.array(view.pointers)
-        if deterministic or not self.exploring(view):
+        if deterministic or not exploring(view, self.config.explore):
             return np.array(self.best or view.pointers)
         if view.scalar("remaining") == 1:
             self.begin(view.pointers)
         return np.array(self.propose(view.pointers))
-
-    def exploring(self, view: View) -> bool:
-        """Return whether the share `explore` of the run is not over."""
-        return round(1 - view.scalar("remaining"), 6) < float(self.config.explore)
 
     @property
     def best(self) -> Pointers | None:

@@ -39,6 +39,8 @@ MODES = {
     "paper": ["cursor"],
     "local_search": ["joint"],
     "evolution": ["joint"],
+    "thompson": ["pair", "cursor"],
+    "ucb": ["cursor", "pair"],
     **{name: ["cursor", "pair", "joint"] for name in [*LEARNERS[1:], "random"]},
 }
 MODES |= {name: ["joint"] for name in FIXED}
@@ -101,7 +103,7 @@ def test_what_is_saved_decides_like_what_was_learned(name: str, mode: str, tmp_p
     assert loaded.config == agent.config
 
 
-@pytest.mark.parametrize("name", ["random", "maskable_ppo"])
+@pytest.mark.parametrize("name", ["random", "maskable_ppo", "thompson", "ucb"])
 def test_masked_agents_take_legal_actions_only(name: str) -> None:
     env = instant("pair")
     agent = agents.make(name, env, seed=0)
@@ -160,7 +162,7 @@ def test_hyperparameters_are_set_and_checked() -> None:
     ("name", "mode", "message"),
     [
         ("dqn", "joint", "agents that fit: ppo, maskable_ppo, a2c, local_search, evolution, random, fixed strategies"),
-        ("sequence:3", "cursor", "agents that fit: dqn, ppo, maskable_ppo, a2c, paper, random;"),
+        ("sequence:3", "cursor", "agents that fit: dqn, ppo, maskable_ppo, a2c, paper, thompson, ucb, random;"),
         ("paper", "pair", "it needs env.action_mode cursor"),
         ("dqm", "cursor", "did you mean 'dqn'"),
         ("no_such_module:Agent", "cursor", "cannot be imported: ModuleNotFoundError"),

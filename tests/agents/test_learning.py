@@ -53,11 +53,17 @@ def held(name: str, mode: str) -> float:
     return float(np.mean(distances))
 
 
-SEARCH_MARGINS = {("local_search", "joint"): 0.40, ("evolution", "joint"): 0.25}
+SEARCH_MARGINS = {
+    ("local_search", "joint"): 0.40,
+    ("evolution", "joint"): 0.25,
+    ("thompson", "pair"): 0.30,
+    ("thompson", "cursor"): 0.2,
+    ("ucb", "cursor"): 0.30,
+}
 
 
 @pytest.mark.learning
 @pytest.mark.parametrize(("case", "margin"), SEARCH_MARGINS.items())
 def test_a_search_finds_a_better_pattern_than_luck_within_one_run(case: tuple[str, str], margin: float) -> None:
-    """Luck ends at 0.53 with `joint` actions, and at 0.47 layer by layer; local_search at 0, evolution at 0.1."""
+    """Luck ends at 0.53 with `joint` actions, and at 0.47 layer by layer; the searches at 0 to 0.12."""
     assert held(*case) < held("random", case[1]) - margin
