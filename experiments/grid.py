@@ -183,7 +183,9 @@ def carry_out(cells: Sequence[Cell], jobs: int, backend: Backend, console: Conso
             done.append(outcome)
             left = (time.monotonic() - start) / number * (len(open_cells) - number)
             progress.update(task, advance=1, left=f"{left / 60:.1f} min left")
-            console.print(f"{number}/{len(open_cells)}  {_line(outcome)}  {left / 60:.1f} min left", highlight=False)
+            console.print(
+                f"{number}/{len(open_cells)}  {_line(outcome)}  {left / 60:.1f} min left", highlight=False, soft_wrap=True
+            )
     return done
 
 
