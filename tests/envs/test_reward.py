@@ -165,6 +165,7 @@ def test_the_share_is_known_before_anything_is_built(binding: dict[str, Any]) ->
 FORKED: dict[str, Any] = {
     "trainer": {"iterations": 24},
     "model": {"dropout": 0.1},
+    "optim": {"tied_rate": 0.5},
     "decision_interval": 4,
     "initial_pointers": "0 0 2 2",
 }
