@@ -47,7 +47,7 @@ PRESETS: dict[str, Setup] = {
         data=DataConfig(tokenizer="byte", max_chars=770_000, reward_fraction=0.05),
         trainer=TrainerConfig(iterations=640, batch_size=16),
         optim=OptimConfig(learning_rate=1.6e-2, tied_rate=1.0),
-        env=EnvConfig(decision_interval=8, freeze_after=0.75),
+        env=EnvConfig(decision_interval=8, freeze_after=0.5, initial_pointers="private_first"),
         reward=RewardConfig(num_batches=4),
     ),
     # The main job: minutes on two cores.

@@ -70,6 +70,12 @@ def sandwich(num_layers: int) -> _Labels:
 
 
 @_strategy
+def private_first(num_layers: int) -> _Labels:
+    """ABBBBB: the first layer owns its weights, the others share one set. The best place to start: docs/results.md."""
+    return [min(layer, 1) for layer in range(num_layers)]
+
+
+@_strategy
 def middle_cycle(num_layers: int, unique: int) -> _Labels:
     """ABCBCD: first and last own their weights, the middle cycles M - 2. Mixture-of-Recursions (2507.10524)."""
     _require(3 <= unique <= num_layers, f"middle_cycle:{unique} needs 3 to {num_layers} unique layers")
@@ -184,6 +190,8 @@ def make(text: str, num_layers: int) -> Pointers:
             len(pointers) == num_layers, f"pointers {text!r} are for {len(pointers)} layers, the model has {num_layers}"
         )
         return pointers
+    if name in _SCHEDULES:
+        raise InputError(f"{name} is a schedule, and one pattern is needed here: {', '.join(_STRATEGIES)}, or pointers")
     if name not in _STRATEGIES:
         near = get_close_matches(name, [*_STRATEGIES, *_SCHEDULES], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

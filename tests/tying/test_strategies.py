@@ -1,5 +1,6 @@
 """Strategies against the examples of their papers."""
 
+import itertools
 import string
 
 import pytest
@@ -19,6 +20,7 @@ EXAMPLES = {
     ("sandwich", 6): "ABBBBC",
     ("sandwich", 2): "AB",
     ("sandwich", 1): "A",
+    ("private_first", 6): "ABBBBB",
     ("middle_cycle:4", 6): "ABCBCD",
     ("immediate_repeat", 6): "AABBCC",
     ("immediate_repeat:3", 6): "AAABBB",
@@ -78,7 +80,85 @@ def test_a_pattern_is_a_schedule_of_one_stage() -> None:
     assert schedule.at(0.0) == schedule.at(1.0) == (0, 1, 0, 1)
 
 
-@pytest.mark.parametrize("time", ["", ":0", ":100", ":x"])
-def test_schedules_without_a_time_are_refused(time: str) -> None:
+def test_tie_after_ties_at_its_share_of_the_run() -> None:
+    schedule = strategies.schedule("tie_after:25:sequence:2", 4)
+    assert schedule.at(0.0) == schedule.at(0.249) == (0, 1, 2, 3)
+    assert schedule.at(0.25) == schedule.at(1.0) == (0, 0, 2, 2)
+
+
+def test_untie_after_unties_at_its_share_of_the_run() -> None:
+    schedule = strategies.schedule("untie_after:75:0 1 0 1", 4)
+    assert schedule.at(0.0) == schedule.at(0.749) == (0, 1, 0, 1)
+    assert schedule.at(0.75) == schedule.at(1.0) == (0, 1, 2, 3)
+
+
+def test_share_then_unshare_is_untie_after_from_all_tied() -> None:
+    assert strategies.schedule("share_then_unshare:40", 5) == strategies.schedule("untie_after:40:all_tied", 5)
+
+
+@pytest.mark.parametrize("time", ["", ":0", ":100", ":x", ":-3", ":1.5"])
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("share_then_unshare", ""), ("tie_after", ":cycle:2"), ("untie_after", ":cycle:2")]
+)
+def test_schedules_without_a_time_are_refused(name: str, pattern: str, time: str) -> None:
     with pytest.raises(InputError):
-        strategies.schedule(f"share_then_unshare{time}", 4)
+        strategies.schedule(f"{name}{time}{pattern}", 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("tie_after:50", "tie_after:P:PATTERN is independent, then PATTERN"),
+        ("untie_after:50", "untie_after:P:PATTERN is PATTERN, then independent"),
+        ("share_then_unshare:50:all_tied", "share_then_unshare:P is all tied, then independent"),
+        ("tie_after:50:", "unknown strategy ''"),
+        ("tie_after:50:sandwhich", "did you mean 'sandwich'"),
+        ("tie_after:50:sequence:9", "sequence:9 needs 1 to 4 unique layers"),
+        ("untie_after:50:0 1 1", "are for 3 layers, the model has 4"),
+        ("tie_after:50:untie_after:60:all_tied", "untie_after is a schedule, and one pattern is needed here"),
+    ],
+)
+def test_schedules_of_wrong_arguments_say_what_is_wrong(text: str, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        strategies.schedule(text, 4)
+    (line,) = caught.value.lines
+    assert part in line
+
+
+def test_a_schedule_is_no_pattern() -> None:
+    with pytest.raises(InputError, match="share_then_unshare is a schedule"):
+        strategies.make("share_then_unshare:30", 4)
+
+
+def all_published(num_layers: int) -> set[Pointers]:
+    """Return every pattern that a strategy makes with any arguments."""
+    numbers = range(1, num_layers + 1)
+    runs = (cut for size in numbers for cut in itertools.product(numbers, repeat=size) if sum(cut) == num_layers)
+    arguments = ["", *(f":{n}" for n in numbers), *(":" + ",".join(map(str, cut)) for cut in runs)]
+    found = set()
+    for name, argument in itertools.product(strategies.names(), arguments):
+        try:
+            found.add(strategies.make(name + argument, num_layers))
+        except InputError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("num_layers", range(1, 7))
+def test_published_is_every_pattern_that_a_strategy_makes(num_layers: int) -> None:
+    everything = all_published(num_layers)
+    for unique in range(1, num_layers + 1):
+        found = set(strategies.published(num_layers, unique).values())
+        assert found == {pattern for pattern in everything if pattern.num_unique == unique}
+
+
+@pytest.mark.parametrize("num_layers", range(1, 9))
+def test_published_patterns_are_distinct_and_made_by_their_texts(num_layers: int) -> None:
+    for unique in range(1, num_layers + 1):
+        found = strategies.published(num_layers, unique)
+        assert len(set(found.values())) == len(found)
+        for text, pattern in found.items():
+            assert pattern.num_unique == unique
+            assert strategies.make(text, num_layers) == pattern
+        for text in (f"sequence:{unique}", f"cycle:{unique}"):
+            assert strategies.make(text, num_layers) in found.values()
