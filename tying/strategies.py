@@ -116,7 +116,12 @@ def published(num_layers: int, num_unique: int) -> dict[str, Pointers]:
     """Return the published strategies with that many unique layers: text to pattern, each pattern once."""
     runs = [",".join(map(str, parts)) for parts in _partitions(num_layers, num_unique, num_layers)]
     texts = ["independent", "all_tied", *(f"{name}:{num_unique}" for name in ("sequence", "cycle", "cycle_rev"))]
-    texts += ["sandwich", f"middle_cycle:{num_unique}", *(f"immediate_repeat:{run}" for run in range(1, num_layers + 1))]
+    texts += [
+        "sandwich",
+        "private_first",
+        f"middle_cycle:{num_unique}",
+        *(f"immediate_repeat:{run}" for run in range(1, num_layers + 1)),
+    ]
     texts += [f"front_loaded:{run}" for run in runs]
     found: dict[Pointers, str] = {}
     for text in texts:
