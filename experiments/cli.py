@@ -102,7 +102,7 @@ def gather(flag: str, arguments: Sequence[str]) -> list[str]:
     words: list[str] | None = None
     for argument in arguments:
         if argument == flag:
-            words = []
+            words = words or []
         elif words is not None and not argument.startswith("-"):
             words.append(argument)
         else:

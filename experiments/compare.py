@@ -37,8 +37,6 @@ class CompareSettings(comparison.ComparisonSettings):
 def main(arguments: Sequence[str]) -> None:
     """Carry out the comparison."""
     settings, rest = cli.read_known(CompareSettings, cli.gather("--agents", arguments))
-    if any(argument.partition("=")[0] == "--seed" for argument in rest):
-        raise InputError("--seed is for single runs: a comparison has --seeds N and --first-seed S")
     entries = grid.parse_entries(settings.agents, rest)
     folder = Path(settings.out or f"comparisons/{time.strftime('%Y%m%d-%H%M%S')}")
     command = ["python", "-m", "experiments.compare", *arguments]

@@ -46,11 +46,12 @@ def carry_out(
         extra: Finished runs of elsewhere that are shown too.
 
     Raises:
-        InputError: If the folder holds a comparison with other settings.
+        InputError: If the folder holds a comparison with other settings, or the backend is not installed.
         cli.Failed: If runs failed; the report of the others is written before.
     """
     console = Console()
     seeds = range(first_seed, first_seed + settings.seeds)
+    grid.require_backend(settings.backend)
     cells = grid.plan(folder, entries, seeds)
     grid.write_plan(folder, entries, seeds, command)
     console.print(f"{len(cells)} runs in {folder}; interrupted, the same command goes on", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ import shlex
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,14 @@ from tying.records import RunDirectory
 
 FORMAT = 1
 Backend = Literal["loky", "ray"]
+# Flags of `experiments.train` that a grid sets itself, run by run.
+_SET_HERE = {
+    "--agent": "an entry begins with its agent's name",
+    "--agent.name": "an entry begins with its agent's name",
+    "--out": "every run has its place in the comparison's folder",
+    "--resume": "a comparison is resumed by asking for it again",
+    "--seed": "a comparison has --seeds",
+}
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,17 @@ class Entry:
             InputError: With one line for every mistake.
         """
         name, dashes, own = text.strip().partition(" --")
-        flags = (*common, *shlex.split(dashes.strip() + own), "--agent", name.strip())
+        try:
+            given = (*common, *shlex.split(dashes.strip() + own))
+        except ValueError as error:
+            raise InputError(f"entry {text!r}: {str(error).lower()}") from error
+        named = dict.fromkeys(argument.partition("=")[0] for argument in given)
+        lines = [f"{flag} is for single runs: {_SET_HERE[flag]}" for flag in named if flag in _SET_HERE]
+        if lines:
+            raise InputError(lines)
+        flags = (*given, "--agent", name.strip())
         settings = parse(flags).settings
-        if settings is None:
-            raise InputError(f"entry {text!r}: --resume is for single runs; a comparison is resumed by asking for it again")
+        assert settings is not None  # there is no --resume
         return cls(" ".join(text.split()), settings, flags)
 
 
@@ -123,10 +138,15 @@ def plan(folder: Path, entries: Sequence[Entry], seeds: Sequence[int]) -> list[C
     """Return the cells of a grid, one seed after another, so that an unfinished grid can be looked at fairly.
 
     Raises:
-        InputError: If a run that is there already was made with other settings.
+        InputError: If a run that is there already was made with other settings, or two entries would have one folder.
     """
     cells = []
     lines = []
+    labels: dict[str, str] = {}
+    for entry in entries:
+        taken = labels.setdefault(_slug(entry.label), entry.label)
+        if taken != entry.label:
+            raise InputError(f"entries {taken!r} and {entry.label!r} would have one folder: compare them apart, with --out")
     for seed in seeds:
         for entry in entries:
             name = f"{_slug(entry.label)}__s{seed}"
@@ -161,13 +181,26 @@ def write_plan(folder: Path, entries: Sequence[Entry], seeds: Sequence[int], com
     write_json(path, {"format": FORMAT, "command": shlex.join(command), "seeds": list(seeds), "entries": known})
 
 
+def require_backend(backend: Backend) -> None:
+    """Check that a backend is there.
+
+    Raises:
+        InputError: If its library is not installed.
+    """
+    if backend == "ray":
+        try:
+            import ray  # noqa: F401 (only whether it is there)
+        except ImportError as error:
+            raise InputError("--backend ray needs the `ray` library: pip install 'layer-tying[ray]'") from error
+
+
 def carry_out(cells: Sequence[Cell], jobs: int, backend: Backend, console: Console) -> list[Outcome]:
     """Carry out what is not done yet and return what became of every cell, failures included.
 
     Args:
         cells: The grid.
         jobs: Processes at a time, each with one thread.
-        backend: joblib's: processes of this machine, or a Ray cluster (extra `ray`).
+        backend: Processes of this machine (joblib's loky), or a Ray cluster (extra `ray`).
         console: Shown every run that ends.
     """
     open_cells = [cell for cell in cells if not cell.finished]
@@ -177,9 +210,10 @@ def carry_out(cells: Sequence[Cell], jobs: int, backend: Backend, console: Conso
     if not open_cells:
         return done
     start = time.monotonic()
-    with _parallel(jobs, backend) as parallel, _progress(console) as progress:
+    outcomes = _over_ray(open_cells, jobs) if backend == "ray" else _over_processes(open_cells, jobs)
+    with _progress(console) as progress:
         task = progress.add_task("runs", total=len(open_cells), left="")
-        for number, outcome in enumerate(parallel(joblib.delayed(_carry_out)(cell) for cell in open_cells), start=1):
+        for number, outcome in enumerate(outcomes, start=1):
             done.append(outcome)
             left = (time.monotonic() - start) / number * (len(open_cells) - number)
             progress.update(task, advance=1, left=f"{left / 60:.1f} min left")
@@ -189,20 +223,28 @@ def carry_out(cells: Sequence[Cell], jobs: int, backend: Backend, console: Conso
     return done
 
 
-@contextmanager
-def _parallel(jobs: int, backend: Backend) -> Iterator[joblib.Parallel]:
-    if backend == "ray":
-        try:
-            from ray.util.joblib import register_ray
-        except ImportError as error:
-            raise InputError("--backend ray needs the `ray` library: pip install 'layer-tying[ray]'") from error
-        register_ray()
-        with joblib.parallel_config(backend="ray", n_jobs=jobs):
-            yield joblib.Parallel(return_as="generator_unordered", batch_size=1)
-        return
+def _over_processes(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
+    """Yield outcomes as runs end."""
     # One thread each: threads of several processes that wait for each other spin, and slow all of them down.
     with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
-        yield joblib.Parallel(return_as="generator_unordered", batch_size=1)
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
+        yield from parallel(joblib.delayed(_carry_out)(cell) for cell in cells)
+
+
+def _over_ray(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
+    """Yield outcomes as runs end, at most `jobs` at a time; joblib's own Ray backend gives them only when all are done."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init()
+    task = ray.remote(num_cpus=1)(_carry_out)
+    left = list(cells)
+    running: list[object] = []
+    while left or running:
+        while left and len(running) < jobs:
+            running.append(task.remote(left.pop(0)))
+        ended, running = ray.wait(running, num_returns=1)
+        yield from ray.get(ended)
 
 
 def _progress(console: Console) -> Progress:

@@ -107,7 +107,7 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 "block parameters": f"{row['block_params_share']:.0%}",
                 "test loss": f"{row['test_loss']:.4f}",
                 "difference": _interval(row, "") if row["entry"] != baseline else "-",
-                "better in": f"{row['better_in']}/{row['seeds']}" if row["entry"] != baseline else "-",
+                "better in": f"{row['better_in']}/{row['pairs']}" if row["entry"] != baseline else "-",
                 "perplexity": f"{row['test_ppl']:.3f}",
                 "equal time": _interval(row, "equal_time_") if row["entry"] != baseline else "-",
                 "tokens/s": f"{row['tokens_per_s']:,.0f}",

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from tying.errors import InputError
 from tying.files import read_json
 from tying.pointers import Pointers
 from tying.records import RunDirectory, perplexity
@@ -39,9 +40,16 @@ class Run:
 
     @classmethod
     def load(cls, label: str, folder: RunDirectory) -> "Run":
-        """Read a finished run, to be shown under a label."""
+        """Read a finished run, to be shown under a label.
+
+        Raises:
+            InputError: If its record is damaged or lacks a clock.
+        """
         lines = folder.read_decisions()
         summary = read_json(folder.final / "summary.json")
+        lacking = [clock for clock in ("wall_s", "cpu_s") if any(clock not in line for line in lines)]
+        if lacking:
+            raise InputError(f"{folder.decisions_file}: {', '.join(lacking)} is missing; it was written by another version")
         curve = pd.DataFrame(
             {name: [line[name] for line in lines] for name in ("iteration", "tokens", "reward_loss", "wall_s", "cpu_s")}
         )
@@ -98,9 +106,10 @@ def _durations(curve: pd.DataFrame) -> np.ndarray:
 def entry_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Return one row per entry, in the order of the runs' first appearance.
 
-    Columns ending in `_difference` are means over seeds of (entry - baseline), nats per token; `_low` and `_high` bound
-    the bootstrap interval (percentile, 95 %) of that mean, `_t_low` and `_t_high` Student's, which is wider and, with
-    five seeds, the one to trust. Perplexities are exp of the mean loss.
+    Columns ending in `difference` are means of (entry - baseline), nats per token, over the `pairs`: the seeds that both
+    have; `better_in` counts those in which the entry is lower. `low` and `high` bound the bootstrap interval
+    (percentile, 95 %) of that mean, `t_low` and `t_high` Student's, which is wider and, with five seeds, the one to
+    trust. All other columns are means over the entry's own seeds. Perplexities are exp of the mean loss.
     """
     reference = runs[runs["entry"] == baseline].set_index("seed")
     rows = []
@@ -109,6 +118,7 @@ def entry_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
         row = {"entry": label, "seeds": len(own), "test_loss": own["test_loss"].mean()}
         row["reward_loss"] = own["reward_loss"].mean()
         row["test_ppl"] = perplexity(row["test_loss"])
+        row["pairs"] = len(own.index.intersection(reference.index))
         row |= _compared(own, reference, "test_loss", "")
         row |= _compared(own, reference, "equal_time_reward_loss", "equal_time_")
         for name in (

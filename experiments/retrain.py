@@ -42,11 +42,11 @@ def main(arguments: Sequence[str]) -> None:
     if not (run.final / "summary.json").is_file():
         raise InputError(f"{run.path}: not finished; go on with it by python -m experiments.train --resume {run.path}")
     pattern = Pointers(read_json(run.final / "summary.json")["pointers"])
-    rivals = [text for text, other in strategies.published(len(pattern), pattern.num_unique).items() if other != pattern]
     found = _BASELINE if pattern == Pointers.independent(len(pattern)) else str(pattern)
+    published = published_entries(pattern, found)
     # The run's own settings, except how decisions are made: a fixed pattern is set once, all layers at a time.
     common = ["--config", str(run.config_file), "--env.action-mode", "joint", "--env.freeze-after", "1"]
-    entries = grid.parse_entries(list(dict.fromkeys([found, *rivals, _BASELINE])), common)
+    entries = grid.parse_entries(list(dict.fromkeys([found, *published, _BASELINE])), common)
     table = comparison.carry_out(
         settings,
         Path(settings.out or Path("comparisons") / f"retrain__{run.path.resolve().name}"),
@@ -56,10 +56,22 @@ def main(arguments: Sequence[str]) -> None:
         ["python", "-m", "experiments.retrain", *arguments],
         extra=[Run.load(f"joint: {config.agent}", run)],
     )
-    published = table[table["entry"].isin(rivals)]
-    if not published.empty:
-        best = published.loc[published["reward_loss"].idxmin(), "entry"]
-        Console().print(f"best published strategy with {pattern.num_unique} unique layers, by reward loss: {best}")
+    rivals = table[table["entry"].isin(published)]
+    best = published[rivals.loc[rivals["reward_loss"].idxmin(), "entry"]]
+    Console().print(
+        f"best published strategy with {pattern.num_unique} unique layers, by reward loss: {best}", highlight=False
+    )
+
+
+def published_entries(pattern: Pointers, found: str) -> dict[str, str]:
+    """Return the published strategies with as many unique layers as a pattern: entry of the comparison to name.
+
+    Args:
+        pattern: What a run found; it may be a published one itself.
+        found: Its own entry.
+    """
+    texts = strategies.published(len(pattern), pattern.num_unique)
+    return {found if other == pattern else text: text for text, other in texts.items()}
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from envs.layer_tying import LayerTyingEnv
 from envs.presets import Setup
 from envs.reward import Outcome, Reward, RewardConfig
 from experiments import cli, comparison, grid
+from tying.config import to_dict
 from tying.errors import InputError
 from tying.files import read_json, replacing, write_json, write_text
 from tying.layout import View
@@ -88,9 +89,11 @@ def main(arguments: Sequence[str]) -> None:
     settings, rest = cli.read_known(SignalSettings, arguments)
     console = Console()
     folder = Path(settings.out or f"comparisons/signal__{time.strftime('%Y%m%d-%H%M%S')}")
+    grid.require_backend(settings.backend)
     setup = grid.Entry.parse("random", rest).settings.setup
+    _blocks(-(-setup.trainer.iterations // setup.env.decision_interval), settings.decisions)
     walks = {name: _walks(folder, setup, name, settings, console) for name in ("fork", "improvement")}
-    chosen = _blocks(walks["fork"][0], settings.decisions)
+    chosen = _blocks(len(walks["fork"][0].steps), settings.decisions)
     patterns = _patterns(walks["fork"][0], chosen)
     losses = _from_scratch(folder, patterns, rest, settings, ["python", "-m", "experiments.signal", *arguments])
     table = pd.DataFrame(_rows(walks["fork"], chosen, losses))
@@ -129,8 +132,15 @@ def _walks(folder: Path, setup: Setup, reward: str, settings: SignalSettings, co
 
 
 def _walk(setup: Setup, seed: int, path: Path) -> Path:
-    """Walk through one run, unless its record is there."""
+    """Walk through one run, unless its record is there.
+
+    Raises:
+        InputError: If the record is of a run with other settings.
+    """
+    plain = to_dict(setup)
     if path.is_file():
+        if read_json(path).get("setup") != plain:
+            raise InputError(f"{path}: made with other settings: name a new folder with --out")
         return path
     torch.set_num_threads(1)
     env: gymnasium.Env[Any, Any] = LayerTyingEnv(setup)
@@ -160,7 +170,7 @@ def _walk(setup: Setup, seed: int, path: Path) -> Path:
             }
         )
         loss, iteration = window.reward_loss, window.iteration
-    write_json(path, {"seconds": time.process_time() - start, "steps": steps})
+    write_json(path, {"setup": plain, "seconds": time.process_time() - start, "steps": steps})
     return path
 
 
@@ -179,14 +189,17 @@ def _read_walk(path: Path) -> Walk:
     return Walk(steps, values["seconds"])
 
 
-def _blocks(walk: Walk, count: int) -> dict[int, str]:
-    """Return the decisions that are looked at, index to block: three blocks of consecutive ones."""
+def _blocks(num_steps: int, count: int) -> dict[int, str]:
+    """Return the decisions of a walk that are looked at, index to block: three blocks of consecutive ones."""
     size = count // len(_BLOCKS)
     # The very first decisions are left out: nothing has been learned, and a walk from one pattern has no spread yet.
-    first = len(walk.steps) // 10
-    if len(walk.steps) - first < len(_BLOCKS) * size:
-        raise InputError(f"--decisions {count}: a run has only {len(walk.steps)}; lower it or env.decision_interval")
-    starts = np.linspace(first, len(walk.steps) - size, len(_BLOCKS)).astype(int)
+    first = num_steps // 10
+    if num_steps - first < len(_BLOCKS) * size:
+        raise InputError(
+            f"--decisions {count}: a run has {num_steps}, and the first {first} are left out; "
+            "lower it or env.decision_interval"
+        )
+    starts = np.linspace(first, num_steps - size, len(_BLOCKS)).astype(int)
     return {int(start) + k: name for start, name in zip(starts, _BLOCKS, strict=True) for k in range(size)}
 
 

@@ -79,6 +79,19 @@ def test_splits_are_train_then_reward_then_test(tmp_path: Path) -> None:
     assert splits == {"train": text[:700], "reward": text[700:900], "test": text[900:]}
 
 
+@pytest.mark.parametrize("train_chars", [1, 100, 699, 700, 5000])
+def test_train_chars_shortens_train_alone(tmp_path: Path, train_chars: int) -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(1000))
+    (tmp_path / "a").write_text(text, encoding="utf-8")
+    shares = {"path": str(tmp_path / "a"), "reward_fraction": 0.2, "test_fraction": 0.1}
+    splits = load(**shares, train_chars=train_chars).splits
+    assert splits == {"train": text[:700][:train_chars], "reward": text[700:900], "test": text[900:]}
+
+
+def test_less_training_text_is_another_corpus(text_file: Path) -> None:
+    assert load(path=str(text_file)).sha256 != load(path=str(text_file), train_chars=1000).sha256
+
+
 def test_shakespeare_preset_trains_on_the_first_nine_tenths(tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -166,6 +179,16 @@ def test_missing_validation_split_leaves_the_test_split_alone(hugging_face: Path
     write_split(hugging_face, "train", ["0123456789"])
     write_split(hugging_face, "test", ["abc"])
     assert load(hf=str(hugging_face)).splits == {"train": "012345678", "reward": "9", "test": "abc"}
+
+
+def test_train_chars_leaves_cut_and_official_splits_alone(hugging_face: Path) -> None:
+    text = "0123456789" * 10
+    write_split(hugging_face, "train", [text])
+    splits = load(hf=str(hugging_face), reward_fraction=0.1, test_fraction=0.2, train_chars=7).splits
+    assert splits == {"train": text[:7], "reward": text[70:80], "test": text[80:]}
+    write_split(hugging_face, "validation", ["d"])
+    write_split(hugging_face, "test", ["e"])
+    assert load(hf=str(hugging_face), train_chars=7).splits == {"train": text[:7], "reward": "d", "test": "e"}
 
 
 def test_data_set_becomes_tokens(hugging_face: Path) -> None:
