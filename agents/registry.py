@@ -19,6 +19,7 @@ from tying.files import read_json
 _AGENTS = {
     "dqn": "agents.sb3:DQNAgent",
     "qrdqn": "agents.sb3:QRDQNAgent",
+    "double_dqn": "agents.double_dqn:DoubleDQNAgent",
     "ppo": "agents.sb3:PPOAgent",
     "maskable_ppo": "agents.sb3:MaskablePPOAgent",
     "recurrent_ppo": "agents.sb3:RecurrentPPOAgent",
@@ -28,6 +29,7 @@ _AGENTS = {
     "evolution": "agents.evolution:EvolutionAgent",
     "thompson": "agents.bandit:ThompsonAgent",
     "ucb": "agents.bandit:UCBAgent",
+    "gradient_similarity": "agents.gradient_similarity:GradientSimilarityAgent",
     "random": "agents.random:RandomAgent",
 }
 _FIXED = "agents.fixed:FixedAgent"

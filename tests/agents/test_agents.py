@@ -11,10 +11,11 @@ import torch
 import agents
 import envs  # noqa: F401 (registers the environments)
 from agents.base import Agent, masks_of
+from agents.replay import Replay
 from tying import Pointers, strategies
 from tying.errors import InputError
 
-OWN_LEARNERS = ["paper"]
+OWN_LEARNERS = ["paper", "double_dqn"]
 VALUE_LEARNERS = ["dqn", "qrdqn"]
 POLICY_LEARNERS = ["ppo", "maskable_ppo", "recurrent_ppo", "a2c"]
 LEARNERS = [*VALUE_LEARNERS, *POLICY_LEARNERS]
@@ -25,6 +26,7 @@ FIXED = [
     "cycle:2",
     "cycle_rev:3",
     "sandwich",
+    "private_first",
     "middle_cycle:4",
     "immediate_repeat",
 ]
@@ -39,10 +41,12 @@ FIXED += [
 MODES = {
     **{name: ["cursor", "pair"] for name in VALUE_LEARNERS},
     "paper": ["cursor"],
+    "double_dqn": ["cursor", "pair"],
     "local_search": ["joint"],
     "evolution": ["joint"],
     "thompson": ["pair", "cursor"],
     "ucb": ["cursor", "pair"],
+    "gradient_similarity": ["cursor"],
     **{name: ["cursor", "pair", "joint"] for name in [*POLICY_LEARNERS, "random"]},
 }
 MODES |= {name: ["joint"] for name in FIXED}
@@ -50,7 +54,7 @@ CASES = [(name, mode) for name, modes in MODES.items() for mode in modes]
 
 
 def instant(mode: str = "cursor", **options: Any) -> gymnasium.Env[Any, Any]:
-    return gymnasium.make("tying/FormulaTying-v0", action_mode=mode, **options)
+    return gymnasium.make("tying/FormulaTying-v0", action_mode=mode, gradient_statistics=True, **options)
 
 
 def decisions_of(name: str, mode: str, seed: int, count: int = 45, **hyperparameters: Any) -> list[Pointers]:
@@ -72,7 +76,7 @@ def test_it_decides_as_often_as_asked_and_the_same_for_equal_seeds(name: str, mo
     assert first == decisions_of(name, mode, seed=1)
 
 
-@pytest.mark.parametrize("name", [*LEARNERS, "paper", "random"])
+@pytest.mark.parametrize("name", [*LEARNERS, *OWN_LEARNERS, "random"])
 def test_other_seeds_decide_otherwise(name: str) -> None:
     assert decisions_of(name, "cursor", seed=1) != decisions_of(name, "cursor", seed=2)
 
@@ -128,7 +132,7 @@ def test_fixed_strategies_hold_from_the_first_window_on(name: str) -> None:
 
 def test_diagnostics_draw_no_random_numbers() -> None:
     """Looking at an agent must not change what it does."""
-    for name in [*LEARNERS, "paper", "random"]:
+    for name in [*LEARNERS, *OWN_LEARNERS, "random"]:
         env = instant()
         agent = agents.make(name, env, seed=1)
         seen: list[Pointers] = []
@@ -171,7 +175,8 @@ def test_hyperparameters_are_set_and_checked() -> None:
         (
             "sequence:3",
             "cursor",
-            "agents that fit: dqn, qrdqn, ppo, maskable_ppo, recurrent_ppo, a2c, paper, thompson, ucb, random;",
+            "agents that fit: dqn, qrdqn, double_dqn, ppo, maskable_ppo, recurrent_ppo, a2c, paper, thompson, ucb, "
+            "gradient_similarity, random;",
         ),
         ("paper", "pair", "it needs env.action_mode cursor"),
         ("dqm", "cursor", "did you mean 'dqn'"),
@@ -195,6 +200,7 @@ def test_metrics_carry_what_the_library_logs() -> None:
         ("recurrent_ppo", "train/value_loss"),
         ("a2c", "train/value_loss"),
         ("paper", "train/loss"),
+        ("double_dqn", "train/loss"),
     ]:
         agent = agents.make(name, env, seed=0).learn(env, 45)
         assert tag in agent.metrics()
@@ -242,6 +248,50 @@ def test_saved_learners_go_on_where_they_were(tmp_path: Path) -> None:
             other.learn(env, 40)
             decided.append(seen)
         assert decided[0] == decided[1]
+
+
+def test_masks_of_what_follows_bound_the_double_dqns_target() -> None:
+    """An action that is illegal afterwards is not bootstrapped from, however well the network speaks of it."""
+    env = instant()
+    agent: Any = agents.make("double_dqn", env, seed=0, gamma=0.5, learning_starts=10_000).learn(env, 12)
+    batch = agent.replay.sample(64, agent.generator)
+    before = agent._targets(batch, median=0.0, spread=1.0)
+    with torch.no_grad():
+        agent.network[-1].bias[3] += 1000
+        agent.target[-1].bias[3] += 1000
+    raised = agent._targets(batch, median=0.0, spread=1.0) > before + 100
+    assert torch.equal(raised, batch.following_masks[:, 3] & (batch.discount > 0))
+    assert raised.any() and not raised.all()
+
+
+def test_steps_and_ends_bound_the_double_dqns_returns() -> None:
+    env = instant(num_decisions=5)
+    agent: Any = agents.make("double_dqn", env, seed=0, gamma=0.5, n_steps=3).learn(env, 5)
+    replay, rewards = agent.replay, np.array(agent.rewards)
+    assert len(replay) == 5
+    assert replay.columns["discount"][:5].tolist() == [0.125, 0.125, 0.0, 0.0, 0.0]
+    expected = [sum(0.5**k * reward for k, reward in enumerate(rewards[i : i + 3])) for i in range(5)]
+    assert replay.columns["reward"][:5].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_surprises_are_replayed_more_often() -> None:
+    replay = Replay(capacity=4, observation_size=1, num_actions=2, exponent=1.0)
+    values = {"observation": [0.0], "reward": 0.0, "reward_weight": 1.0, "discount": 0.0, "following": [0.0]}
+    for action in range(6):  # the newest four are kept
+        replay.add(action=action, following_masks=[True, True], **values)
+    assert sorted(replay.columns["action"].tolist()) == [2, 3, 4, 5]
+    replay.surprise(torch.arange(4), torch.tensor([0.1, 0.1, 0.1, 2.7]))
+    batch = replay.sample(4000, torch.Generator().manual_seed(0))
+    assert float((batch.index == 3).float().mean()) == pytest.approx(0.9, abs=0.02)
+    assert float(batch.weight[batch.index == 3].max()) == pytest.approx((0.101 / 2.701) ** 0.5, rel=1e-3)
+
+
+def test_own_learners_leave_the_global_generators_alone() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    for name in OWN_LEARNERS:
+        agents.make(name, instant(), seed=1).learn(instant(), 40)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # type: ignore[index]
 
 
 def test_another_environment_gets_the_agents_seed() -> None:

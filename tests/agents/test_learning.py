@@ -14,7 +14,7 @@ import agents
 import envs  # noqa: F401 (registers the environments)
 from envs.formula import distance
 
-MARGINS = {"dqn": 0.10, "ppo": 0.10, "maskable_ppo": 0.15, "a2c": 0.05}
+MARGINS = {"dqn": 0.10, "double_dqn": 0.30, "ppo": 0.10, "maskable_ppo": 0.15, "a2c": 0.05}
 
 
 def score(name: str, **hyperparameters: Any) -> float:
@@ -46,7 +46,8 @@ def held(name: str, mode: str) -> float:
     """Return how far the pattern at the end of one noisy run of 200 decisions is from the best, over 6 seeds."""
     distances = []
     for seed in range(6):
-        env = gymnasium.make("tying/FormulaTying-v0", num_decisions=200, noise=0.02, freeze_after=0.6, action_mode=mode)
+        settings = {"num_decisions": 200, "noise": 0.02, "freeze_after": 0.6, "action_mode": mode}
+        env = gymnasium.make("tying/FormulaTying-v0", gradient_statistics=True, **settings)
         inner: Any = env.unwrapped
         agents.make(name, env, seed=seed).learn(env, 200)
         distances.append(distance(inner.pointers, inner.best))
@@ -59,6 +60,7 @@ SEARCH_MARGINS = {
     ("thompson", "pair"): 0.30,
     ("thompson", "cursor"): 0.2,
     ("ucb", "cursor"): 0.30,
+    ("gradient_similarity", "cursor"): 0.35,
 }
 
 
