@@ -14,7 +14,15 @@ import agents
 import envs  # noqa: F401 (registers the environments)
 from envs.formula import distance
 
-MARGINS = {"dqn": 0.10, "double_dqn": 0.30, "ppo": 0.10, "maskable_ppo": 0.15, "a2c": 0.05}
+MARGINS = {
+    "dqn": 0.10,
+    "qrdqn": 0.30,
+    "double_dqn": 0.30,
+    "ppo": 0.10,
+    "maskable_ppo": 0.15,
+    "recurrent_ppo": 0.05,
+    "a2c": 0.05,
+}
 
 
 def score(name: str, **hyperparameters: Any) -> float:
