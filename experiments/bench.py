@@ -26,7 +26,7 @@ from experiments import cli, train
 from tying import Pointers, Trainer, models, strategies
 from tying.binding import LayerBinding
 from tying.data import TokenData, prepare
-from tying.files import read_json, write_json
+from tying.files import read_json, require_room, write_json
 from tying.models import GPTConfig
 from tying.optim import make_optimizer
 from tying.statistics import training_bytes
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str]) -> None:
     """Measure everything and print the table."""
     settings = cli.read(BenchSettings, arguments)
     console = Console()
+    if settings.out is not None:
+        require_room(Path(settings.out), "--out")
     data = prepare(PRESETS["small"].data)
     sections: list[tuple[str, Callable[[], Iterator[Row]]]] = [
         ("training speed", lambda: _speed(data, settings)),

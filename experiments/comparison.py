@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments import cli, grid
 from experiments.report import print_table, write_report
 from experiments.results import Run
+from tying.files import require_room
 
 
 class ComparisonSettings(BaseSettings):
@@ -50,6 +51,7 @@ def carry_out(
         cli.Failed: If runs failed; the report of the others is written before.
     """
     console = Console()
+    require_room(folder, "--out")
     seeds = range(first_seed, first_seed + settings.seeds)
     grid.require_backend(settings.backend)
     cells = grid.plan(folder, entries, seeds)

@@ -37,7 +37,7 @@ from envs.reward import Outcome, Reward, RewardConfig
 from experiments import cli, comparison, grid
 from tying.config import to_dict
 from tying.errors import InputError
-from tying.files import read_json, replacing, write_json, write_text
+from tying.files import read_json, replacing, require_room, write_json, write_text
 from tying.layout import View
 from tying.pointers import Pointers
 from tying.records import Window
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     console = Console()
     folder = Path(settings.out or f"comparisons/signal__{time.strftime('%Y%m%d-%H%M%S')}")
     grid.require_backend(settings.backend)
+    require_room(folder, "--out")
     setup = grid.Entry.parse("random", rest).settings.setup
     _blocks(-(-setup.trainer.iterations // setup.env.decision_interval), settings.decisions)
     walks = {name: _walks(folder, setup, name, settings, console) for name in ("fork", "improvement")}

@@ -29,6 +29,17 @@ def replacing(target: Path) -> Iterator[Path]:
         raise
 
 
+def require_room(target: Path, flag: str) -> None:
+    """Check that a file or folder could be made, before long work is begun whose result goes there.
+
+    Raises:
+        InputError: If something above it is no folder, or one that cannot be written to; `flag` says who asked for it.
+    """
+    above = next(path for path in target.absolute().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"{flag} {target}: cannot be made, since {above} is no folder that can be written to")
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a text file in one step."""
     with replacing(target) as temporary:

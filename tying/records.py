@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tying.errors import InputError
-from tying.files import read_json, remove, write_json, write_link, write_text
+from tying.files import read_json, remove, require_room, write_json, write_link, write_text
 from tying.pointers import Pointers
 
 FORMAT = 1
@@ -149,6 +149,7 @@ class RunDirectory:
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"--out {self.path}: exists and is not empty; name a new folder, or --resume it")
+        require_room(self.path, "--out")
 
     def create(self, config: dict[str, Any], command: Sequence[str], facts: dict[str, Any]) -> None:
         """Make the folder and write down what is run, by what."""

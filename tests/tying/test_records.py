@@ -143,6 +143,14 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "run").require_new()
 
 
+def test_folder_under_a_file_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--out .*/file/deep/run: cannot be made, since .*/file is no folder"):
+        RunDirectory(tmp_path / "file" / "deep" / "run").require_new()
+    RunDirectory(tmp_path / "new" / "deep" / "run").require_new()
+    assert not (tmp_path / "new").exists()
+
+
 def test_empty_folder_can_be_used(tmp_path: Path) -> None:
     RunDirectory(tmp_path).create({}, [], {})
     assert RunDirectory(tmp_path).read_config() == {}
