@@ -104,6 +104,7 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 "agent": row["entry"],
                 "seeds": str(row["seeds"]),
                 "unique layers": f"{row['num_unique_layers']:.1f}",
+                "changes": f"{row['changes']:.1f}",
                 "block parameters": f"{row['block_params_share']:.0%}",
                 "test loss": f"{row['test_loss']:.4f}",
                 "difference": _interval(row, "") if row["entry"] != baseline else "-",

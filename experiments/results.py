@@ -5,6 +5,7 @@ All differences are paired: runs of the same seed had the same initial weights a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ def run_table(runs: Sequence[Run], clock: str) -> pd.DataFrame:
                 "mean_block_params_share": float(np.average(run.curve["param_share"], weights=_durations(run.curve))),
                 "tokens": s["tokens"],
                 "decisions": s["decisions"],
+                "changes": sum(a != b for (_, a), (_, b) in pairwise(run.history)),
                 "seconds": float(run.curve[clock].iloc[-1]),
                 "tokens_per_s": s["tokens"] / float(run.curve[clock].iloc[-1]),
                 "decision_share": s["decision_s"] / s["wall_s"],
@@ -123,6 +125,7 @@ def entry_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
         row |= _compared(own, reference, "equal_time_reward_loss", "equal_time_")
         for name in (
             "num_unique_layers",
+            "changes",
             "block_params_share",
             "mean_block_params_share",
             "trainable_params",

@@ -1,6 +1,7 @@
 """Results of a grid: paired differences, their intervals, the front, and equal time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def make_table(**test_losses: dict[int, float]) -> pd.DataFrame:
             "trainable_params": 100 + seed,
             "block_params_share": 0.5,
             "mean_block_params_share": 0.75,
+            "changes": 3,
             "tokens_per_s": 10.0,
             "decision_share": 0.1,
         }
@@ -300,3 +302,10 @@ def test_a_record_without_a_clock_is_refused_in_one_line(tmp_path: Path) -> None
     with pytest.raises(InputError, match="cpu_s is missing") as caught:
         Run.load("old", write_run(tmp_path, [old]))
     assert len(caught.value.lines) == 1
+
+
+def test_changes_are_windows_under_other_pointers_than_the_window_before() -> None:
+    patterns = [(0, 1, 2), (0, 0, 2), (0, 0, 2), (0, 1, 2)]
+    history = [(4 * (index + 1), Pointers(pattern)) for index, pattern in enumerate(patterns)]
+    table = run_table([replace(make_run("a", 0), history=history)], "wall_s")
+    assert table["changes"][0] == 2
