@@ -230,10 +230,11 @@ def test_the_published_rivals_of_a_pattern() -> None:
         "sequence:2": "sequence:2",
         "cycle:2": "cycle:2",
         "cycle_rev:2": "cycle_rev:2",
+        "private_first": "private_first",
         "0 0 0 3": "immediate_repeat:3",
     }
-    others = published_entries(Pointers((0, 1, 1, 1)), "0 1 1 1")
-    assert "0 1 1 1" not in others and "immediate_repeat:3" in others
+    others = published_entries(Pointers((0, 0, 2, 0)), "0 0 2 0")
+    assert "0 0 2 0" not in others and "immediate_repeat:3" in others
     assert published_entries(Pointers((0, 0)), "0 0") == {"0 0": "all_tied"}
 
 
