@@ -46,7 +46,7 @@ PRESETS: dict[str, Setup] = {
         model=GPTConfig(num_layers=6, num_heads=2, width=64, context=64, bias=False),
         data=DataConfig(tokenizer="byte", max_chars=580_000, reward_fraction=0.05),
         trainer=TrainerConfig(iterations=480, batch_size=16),
-        optim=OptimConfig(learning_rate=8e-3, tied_rate=0.5),
+        optim=OptimConfig(learning_rate=4e-3, tied_rate=0.5),
         env=EnvConfig(decision_interval=6, freeze_after=0.6, initial_pointers="private_first"),
         reward=RewardConfig(num_batches=4),
     ),
