@@ -50,7 +50,7 @@ class DoubleDQNConfig:
     priority_exponent: float = setting(
         "how much more often surprising transitions are replayed; 0: all alike [0 to 1]", default=0.0, ge=0, le=1
     )
-    reward_clip: float = setting("normalised rewards are clipped to this size [> 0]", default=3.0, gt=0)
+    reward_clip: float = setting("normalised rewards are clipped to this size [> 0]", default=10.0, gt=0)
 
 
 class DoubleDQNAgent(Agent):
