@@ -78,6 +78,13 @@ class PPOConfig(ActorCriticConfig):
 
 
 @config
+class RecurrentPPOConfig(PPOConfig):
+    """Hyper-parameters of recurrent PPO."""
+
+    n_epochs: int = setting("passes over them in an update; an LSTM has more to learn [>= 1]", default=30, ge=1)
+
+
+@config
 class A2CConfig(ActorCriticConfig):
     """Hyper-parameters of A2C."""
 
@@ -269,6 +276,7 @@ class MaskablePPOAgent(PPOAgent):
 class RecurrentPPOAgent(PPOAgent):
     """PPO with a policy that remembers the run so far: an LSTM reads the observations one after another."""
 
+    Config = RecurrentPPOConfig
     algorithm = RecurrentPPO
     policy = "MlpLstmPolicy"
     model: RecurrentPPO

@@ -20,7 +20,7 @@ MARGINS = {
     "double_dqn": 0.30,
     "ppo": 0.10,
     "maskable_ppo": 0.15,
-    "recurrent_ppo": 0.05,
+    "recurrent_ppo": 0.15,
     "a2c": 0.05,
 }
 
