@@ -2,7 +2,7 @@
 
 python -m experiments.retrain runs/<run> --seeds 5
 
-Beside it: the run itself, independent, and every published strategy with as many unique layers, of which the best on
+Beside it: the run itself, independent, and every fixed strategy with as many unique layers, of which the best on
 the reward split is named. Budget, data and optimizer are the run's own.
 """
 
@@ -26,7 +26,7 @@ _BASELINE = "independent"
 
 
 class RetrainSettings(comparison.ComparisonSettings):
-    """Train the pattern that a run found from scratch, beside the run, independent and published strategies."""
+    """Train the pattern that a run found from scratch, beside the run, independent and fixed strategies."""
 
     model_config = cli.script_config("retrain")
     run: CliPositionalArg[str] = Field(description="the finished run directory")
@@ -35,7 +35,7 @@ class RetrainSettings(comparison.ComparisonSettings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Carry out the comparison and name the best published strategy."""
+    """Carry out the comparison and name the best fixed strategy."""
     settings = cli.read(RetrainSettings, arguments)
     run = RunDirectory(Path(settings.run))
     config = from_dict(run.read_config(), f"{run.config_file}: ")
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"{run.path}: not finished; go on with it by python -m experiments.train --resume {run.path}")
     pattern = Pointers(read_json(run.final / "summary.json")["pointers"])
     found = _BASELINE if pattern == Pointers.independent(len(pattern)) else str(pattern)
-    published = published_entries(pattern, found)
+    fixed = fixed_entries(pattern, found)
     # The run's own settings, except how decisions are made: a fixed pattern is set once, all layers at a time.
     common = ["--config", str(run.config_file), "--env.action-mode", "joint", "--env.freeze-after", "1"]
-    entries = grid.parse_entries(list(dict.fromkeys([found, *published, _BASELINE])), common)
+    entries = grid.parse_entries(list(dict.fromkeys([found, *fixed, _BASELINE])), common)
     table = comparison.carry_out(
         settings,
         Path(settings.out or Path("comparisons") / f"retrain__{run.path.resolve().name}"),
@@ -56,21 +56,19 @@ def main(arguments: Sequence[str]) -> None:
         ["python", "-m", "experiments.retrain", *arguments],
         extra=[Run.load(f"joint: {config.agent}", run)],
     )
-    rivals = table[table["entry"].isin(published)]
-    best = published[rivals.loc[rivals["reward_loss"].idxmin(), "entry"]]
-    Console().print(
-        f"best published strategy with {pattern.num_unique} unique layers, by reward loss: {best}", highlight=False
-    )
+    rivals = table[table["entry"].isin(fixed)]
+    best = fixed[rivals.loc[rivals["reward_loss"].idxmin(), "entry"]]
+    Console().print(f"best fixed strategy with {pattern.num_unique} unique layers, by reward loss: {best}", highlight=False)
 
 
-def published_entries(pattern: Pointers, found: str) -> dict[str, str]:
-    """Return the published strategies with as many unique layers as a pattern: entry of the comparison to name.
+def fixed_entries(pattern: Pointers, found: str) -> dict[str, str]:
+    """Return the fixed strategies with as many unique layers as a pattern: entry of the comparison to name.
 
     Args:
-        pattern: What a run found; it may be a published one itself.
+        pattern: What a run found; it may be one of them itself.
         found: Its own entry.
     """
-    texts = strategies.published(len(pattern), pattern.num_unique)
+    texts = strategies.of_size(len(pattern), pattern.num_unique)
     return {found if other == pattern else text: text for text, other in texts.items()}
 
 

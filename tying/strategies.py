@@ -8,11 +8,13 @@ write a function under `@_schedule`.
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 
 from tying.errors import InputError
 from tying.pointers import Pointers
 
 _Labels = Sequence[Hashable]
+_MOST_RUNS = 20
 _STRATEGIES: dict[str, Callable[..., _Labels]] = {}
 
 
@@ -112,9 +114,14 @@ class Schedule:
         return [pointers for start, pointers in self.stages if start <= share][-1]
 
 
-def published(num_layers: int, num_unique: int) -> dict[str, Pointers]:
-    """Return the published strategies with that many unique layers: text to pattern, each pattern once."""
-    runs = [",".join(map(str, parts)) for parts in _partitions(num_layers, num_unique, num_layers)]
+def of_size(num_layers: int, num_unique: int) -> dict[str, Pointers]:
+    """Return the fixed strategies with that many unique layers: text to pattern, each pattern once.
+
+    `front_loaded` is among them where at most `_MOST_RUNS` lists of runs fit.
+    """
+    runs = [",".join(map(str, parts)) for parts in islice(_partitions(num_layers, num_unique, num_layers), _MOST_RUNS + 1)]
+    if len(runs) > _MOST_RUNS:  # deep models have thousands; a few of them would be an arbitrary choice
+        runs = []
     texts = ["independent", "all_tied", *(f"{name}:{num_unique}" for name in ("sequence", "cycle", "cycle_rev"))]
     texts += [
         "sandwich",

@@ -14,12 +14,19 @@ more=(sequence:2 cycle:3 cycle_rev:3 middle_cycle:4
 # Learning rates to both sides of the preset's: the untied model's everywhere, a tied one's once.
 rates=("independent --optim.learning-rate 2e-3" "independent --optim.learning-rate 8e-3")
 tied_rates=("private_first --optim.learning-rate 2e-3" "private_first --optim.learning-rate 8e-3")
+# Why agents do as they do: where they start, what parameters cost, how sure they must be.
+start=("random --env.initial-pointers independent" "dqn --env.initial-pointers independent"
+       "local_search --env.initial-pointers independent")
+target="--reward.param-target 0.34 --reward.param-weight 0"
+price=("dqn $target" "local_search $target")
+sure=("local_search --agent.confidence 2 --agent.trial 2" "local_search --agent.confidence 2 --agent.trial 2 $target")
 
 compare() { # name, then flags
     python -m experiments.compare --preset mini --seeds 5 --clock cpu --out "$out/$1" "${@:2}"
 }
-compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" --data.path "$text"
-compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" --data.path "$text" "${limited[@]}"
+compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" \
+    "${start[@]}" "${price[@]}" "${sure[@]}" --data.path "$text"
+compare shakespeare_limited --agents "${fixed[@]}" random local_search dqn double_dqn maskable_ppo "${rates[@]}" --data.path "$text" "${limited[@]}"
 python -m experiments.signal --preset mini --decisions 36 --seeds 2 --data.path "$text" --out "$out/signal"
-compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}"
-compare stdlib_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${limited[@]}"
+compare stdlib_rich --agents "${fixed[@]}" random local_search dqn double_dqn maskable_ppo
+compare stdlib_limited --agents "${fixed[@]}" random local_search dqn double_dqn maskable_ppo "${limited[@]}"

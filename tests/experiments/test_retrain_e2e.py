@@ -1,4 +1,4 @@
-"""`retrain`: the pattern that a run found, from scratch and beside the published ones."""
+"""`retrain`: the pattern that a run found, from scratch and beside the fixed ones."""
 
 import json
 import shutil
@@ -61,9 +61,7 @@ def retrain(
     return call
 
 
-def test_the_found_pattern_is_set_beside_the_run_and_the_published_ones(
-    retrain: Retrain, runs: Path, tmp_path: Path
-) -> None:
+def test_the_found_pattern_is_set_beside_the_run_and_the_fixed_ones(retrain: Retrain, runs: Path, tmp_path: Path) -> None:
     finished = retrain(runs / "joint", "--seeds", "1")
     assert (finished.status, finished.err) == (0, "")
     folder = tmp_path / "comparisons" / "retrain__joint"
@@ -80,9 +78,9 @@ def test_the_found_pattern_is_set_beside_the_run_and_the_published_ones(
     assert set(table["num_unique_layers"].drop("independent")) == {2}
     assert table.loc[f"joint: {JOINT}", "test_loss"] == loss_of(runs / "joint")
     assert table.loc["0 1 1", "test_loss"] == loss_of(runs / "scratch") != loss_of(runs / "joint")
-    published = {"0 1 1": "private_first", "sequence:2": "sequence:2", "cycle:2": "cycle:2"}
-    best = published[table.loc[list(published), "reward_loss"].idxmin()]
-    assert f"best published strategy with 2 unique layers, by reward loss: {best}\n" in finished.out
+    fixed = {"0 1 1": "private_first", "sequence:2": "sequence:2", "cycle:2": "cycle:2"}
+    best = fixed[table.loc[list(fixed), "reward_loss"].idxmin()]
+    assert f"best fixed strategy with 2 unique layers, by reward loss: {best}\n" in finished.out
     assert not (folder / "runs" / "joint__s3").exists()  # the run itself is not trained again
 
 

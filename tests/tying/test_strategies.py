@@ -130,7 +130,7 @@ def test_a_schedule_is_no_pattern() -> None:
         strategies.make("share_then_unshare:30", 4)
 
 
-def all_published(num_layers: int) -> set[Pointers]:
+def all_fixed(num_layers: int) -> set[Pointers]:
     """Return every pattern that a strategy makes with any arguments."""
     numbers = range(1, num_layers + 1)
     runs = (cut for size in numbers for cut in itertools.product(numbers, repeat=size) if sum(cut) == num_layers)
@@ -145,17 +145,17 @@ def all_published(num_layers: int) -> set[Pointers]:
 
 
 @pytest.mark.parametrize("num_layers", range(1, 7))
-def test_published_is_every_pattern_that_a_strategy_makes(num_layers: int) -> None:
-    everything = all_published(num_layers)
+def test_of_size_is_every_pattern_that_a_strategy_makes(num_layers: int) -> None:
+    everything = all_fixed(num_layers)
     for unique in range(1, num_layers + 1):
-        found = set(strategies.published(num_layers, unique).values())
+        found = set(strategies.of_size(num_layers, unique).values())
         assert found == {pattern for pattern in everything if pattern.num_unique == unique}
 
 
 @pytest.mark.parametrize("num_layers", range(1, 9))
-def test_published_patterns_are_distinct_and_made_by_their_texts(num_layers: int) -> None:
+def test_patterns_of_a_size_are_distinct_and_made_by_their_texts(num_layers: int) -> None:
     for unique in range(1, num_layers + 1):
-        found = strategies.published(num_layers, unique)
+        found = strategies.of_size(num_layers, unique)
         assert len(set(found.values())) == len(found)
         for text, pattern in found.items():
             assert pattern.num_unique == unique
