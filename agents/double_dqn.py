@@ -30,7 +30,7 @@ _MAX_GRADIENT_NORM = 10.0
 class DoubleDQNConfig:
     """Hyper-parameters of DoubleDQNAgent."""
 
-    learning_rate: float = setting("Adam's learning rate [> 0]", default=1e-3, gt=0)
+    learning_rate: float = setting("Adam's learning rate [> 0]", default=3e-3, gt=0)
     gamma: float = setting(
         "discount per decision; the reward is an improvement, most of it shows at once [0 to 1]", default=0.5, ge=0, le=1
     )
