@@ -47,7 +47,7 @@ PRESETS: dict[str, Setup] = {
         data=DataConfig(tokenizer="byte", max_chars=580_000, reward_fraction=0.05),
         trainer=TrainerConfig(iterations=480, batch_size=16),
         optim=OptimConfig(learning_rate=4e-3, tied_rate=0.5),
-        env=EnvConfig(decision_interval=6, freeze_after=0.6, initial_pointers="private_first"),
+        env=EnvConfig(decision_interval=6, freeze_after=0.2, initial_pointers="private_first"),
         reward=RewardConfig(num_batches=4),
     ),
     # The main job: minutes on two cores.

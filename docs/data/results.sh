@@ -7,26 +7,26 @@ out=${2:-comparisons/results}
 limited=(--data.train-chars 50000)
 
 fixed=(independent all_tied sequence:3 sandwich private_first)
-deciding=(random local_search gradient_similarity dqn double_dqn maskable_ppo paper)
+deciding=(random local_search dqn double_dqn maskable_ppo)
 more=(sequence:2 cycle:3 cycle_rev:3 middle_cycle:4
       tie_after:20:private_first untie_after:50:private_first share_then_unshare:30
-      evolution thompson qrdqn ppo recurrent_ppo)
-# Learning rates to both sides of the preset's: the untied model's everywhere, a tied one's once.
+      paper thompson evolution)
+# Learning rates to both sides of the preset's.
 rates=("independent --optim.learning-rate 2e-3" "independent --optim.learning-rate 8e-3")
 tied_rates=("private_first --optim.learning-rate 2e-3" "private_first --optim.learning-rate 8e-3")
-# Why agents do as they do: where they start, what parameters cost, how sure they must be.
-start=("random --env.initial-pointers independent" "dqn --env.initial-pointers independent"
-       "local_search --env.initial-pointers independent")
-target="--reward.param-target 0.34 --reward.param-weight 0"
-price=("dqn $target" "local_search $target")
-sure=("local_search --agent.confidence 2 --agent.trial 2" "local_search --agent.confidence 2 --agent.trial 2 $target")
+# Deciding for longer, and starting untied: what the preset's values were before.
+long="--env.freeze-after 0.6"
+longer=("random $long" "dqn $long" "maskable_ppo $long" "qrdqn $long" "ppo $long" "recurrent_ppo $long" "gradient_similarity $long"
+        "local_search --agent.explore 0.5 $long" "thompson --agent.explore 0.5 $long"
+        "random --env.initial-pointers independent $long" "dqn --env.initial-pointers independent $long")
 
 compare() { # name, then flags
     python -m experiments.compare --preset mini --seeds 5 --clock cpu --out "$out/$1" "${@:2}"
 }
-compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" \
-    "${start[@]}" "${price[@]}" "${sure[@]}" --data.path "$text"
-compare shakespeare_limited --agents "${fixed[@]}" random local_search dqn double_dqn maskable_ppo "${rates[@]}" --data.path "$text" "${limited[@]}"
-python -m experiments.signal --preset mini --decisions 36 --seeds 2 --data.path "$text" --out "$out/signal"
-compare stdlib_rich --agents "${fixed[@]}" random local_search dqn double_dqn maskable_ppo
-compare stdlib_limited --agents "${fixed[@]}" random local_search dqn double_dqn maskable_ppo "${limited[@]}"
+compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" "${longer[@]}" \
+    --data.path "$text"
+compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" --data.path "$text" "${limited[@]}"
+python -m experiments.signal --preset mini --trainer.iterations 240 --decisions 36 --seeds 2 --data.path "$text" \
+    --out "$out/signal"
+compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}"
+compare stdlib_limited --agents "${fixed[@]}" "${deciding[@]}" "${limited[@]}"

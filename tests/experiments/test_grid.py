@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments import grid
 from experiments.cli import gather
 from experiments.command import parse
-from experiments.retrain import published_entries
+from experiments.retrain import fixed_entries
 from experiments.settings import Settings
 from tying.errors import InputError
 from tying.files import write_json
@@ -226,16 +226,16 @@ def test_ray_carries_out_every_run_a_few_at_a_time(tmp_path: Path, monkeypatch: 
 
 
 def test_the_published_rivals_of_a_pattern() -> None:
-    assert published_entries(Pointers((0, 0, 0, 3)), "0 0 0 3") == {
+    assert fixed_entries(Pointers((0, 0, 0, 3)), "0 0 0 3") == {
         "sequence:2": "sequence:2",
         "cycle:2": "cycle:2",
         "cycle_rev:2": "cycle_rev:2",
         "private_first": "private_first",
         "0 0 0 3": "immediate_repeat:3",
     }
-    others = published_entries(Pointers((0, 0, 2, 0)), "0 0 2 0")
+    others = fixed_entries(Pointers((0, 0, 2, 0)), "0 0 2 0")
     assert "0 0 2 0" not in others and "immediate_repeat:3" in others
-    assert published_entries(Pointers((0, 0)), "0 0") == {"0 0": "all_tied"}
+    assert fixed_entries(Pointers((0, 0)), "0 0") == {"0 0": "all_tied"}
 
 
 def test_settings_of_a_cell_are_those_of_its_entry_at_its_seed(tmp_path: Path) -> None:
