@@ -21,6 +21,7 @@ import agents
 import envs  # noqa: F401 (registers the ids)
 from agents import Agent
 from agents.base import masks_of
+from docs import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,6 +101,12 @@ def test_the_readme_gives_the_figures_that_were_measured() -> None:
     for what, value in figures.items():
         form = next((form for part, form in forms.items() if part in what), "{:.3f}")
         assert form.format(value).replace("%", " %") in table, what
+
+
+def test_the_tables_of_results_are_those_of_the_data() -> None:
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert tables.filled(page) == page
+    assert page.count("<!-- table ") == page.count("<!-- end -->") > 5
 
 
 def excess_loss(agent: Agent, env: gymnasium.Env, deterministic: bool) -> float:
