@@ -10,7 +10,7 @@ fixed=(independent all_tied sequence:3 sandwich private_first)
 deciding=(random local_search dqn double_dqn maskable_ppo)
 more=(sequence:2 cycle:3 cycle_rev:3 middle_cycle:4
       tie_after:20:private_first untie_after:50:private_first share_then_unshare:30
-      paper thompson evolution)
+      paper evolution)
 # Learning rates to both sides of the preset's.
 rates=("independent --optim.learning-rate 2e-3" "independent --optim.learning-rate 8e-3")
 tied_rates=("private_first --optim.learning-rate 2e-3" "private_first --optim.learning-rate 8e-3")
@@ -25,7 +25,7 @@ compare() { # name, then flags
 }
 compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" "${longer[@]}" \
     --data.path "$text"
-compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" --data.path "$text" "${limited[@]}"
+compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[1]}" --data.path "$text" "${limited[@]}"
 python -m experiments.signal --preset mini --trainer.iterations 240 --decisions 36 --seeds 2 --data.path "$text" \
     --out "$out/signal"
 compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}"
