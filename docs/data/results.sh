@@ -17,16 +17,16 @@ tied_rates=("private_first --optim.learning-rate 2e-3" "private_first --optim.le
 # Deciding for longer, and starting untied: what the preset's values were before.
 long="--env.freeze-after 0.6"
 longer=("random $long" "dqn $long" "maskable_ppo $long" "qrdqn $long" "ppo $long" "recurrent_ppo $long" "gradient_similarity $long"
-        "local_search --agent.explore 0.5 $long" "thompson --agent.explore 0.5 $long"
+        "local_search --reward improvement --agent.explore 0.5 $long" "thompson --agent.explore 0.5 $long"
         "random --env.initial-pointers independent $long" "dqn --env.initial-pointers independent $long")
-# Parameters for nothing: what the price does to agents that see one window ahead.
-free=("local_search --reward.param-weight 0" "dqn --reward.param-weight 0")
+# What trials are compared with, and the price of parameters.
+rewards=("local_search --reward improvement" "local_search --reward.param-weight 0" "dqn --reward fork" "thompson --reward fork")
 
 compare() { # name, then flags
     python -m experiments.compare --preset mini --seeds 5 --clock cpu --out "$out/$1" "${@:2}"
 }
 compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" "${longer[@]}" \
-    "${free[@]}" --data.path "$text"
+    "${rewards[@]}" --data.path "$text"
 compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[1]}" --data.path "$text" "${limited[@]}"
 python -m experiments.signal --preset mini --trainer.iterations 240 --decisions 36 --seeds 2 --data.path "$text" \
     --out "$out/signal"
