@@ -30,5 +30,7 @@ compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "
 compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[1]}" --data.path "$text" "${limited[@]}"
 python -m experiments.signal --preset mini --trainer.iterations 240 --decisions 36 --seeds 2 --data.path "$text" \
     --out "$out/signal"
-compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}"
-compare stdlib_limited --agents "${fixed[@]}" "${deciding[@]}" "${limited[@]}"
+# Two thirds of the length, and of the text.
+shorter=(--trainer.iterations 320 --data.max-chars 390000)
+compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}"
+compare stdlib_limited --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}" --data.train-chars 33000
