@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from docs/data/results: `python docs/tables.py` (what it prints is what it changed).
+"""Write the tables and the picture of docs/results.md from docs/data/results: `python docs/tables.py`.
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`; NAME is `kind` and the folder of the data.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from agents.registry import is_fixed
+from experiments.plots import pareto
 from experiments.results import student_interval
 
 _ROOT = Path(__file__).resolve().parent
@@ -55,7 +56,8 @@ def rivals(name: str) -> pd.DataFrame:
     many unique layers as it ended with.
     """
     runs = pd.read_csv(_DATA / name / "runs.csv")
-    fixed = {entry for entry in runs["entry"] if is_fixed(entry.partition(" --")[0]) and entry != _BASELINE}
+    # Those with settings of their own, such as another learning rate, are no rivals at equal settings.
+    fixed = {entry for entry in runs["entry"] if is_fixed(entry) and " --" not in entry and entry != _BASELINE}
     rows = []
     for entry in dict.fromkeys(runs["entry"]):
         if is_fixed(entry.partition(" --")[0]):
@@ -136,7 +138,15 @@ def filled(page: str) -> str:
     return re.sub(r"<!-- table (?P<kind>\w+) (?P<name>\w+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
+def _draw(name: str) -> None:
+    """Draw the entries at the preset's own settings; with all their variants nobody could read them."""
+    table = pd.read_csv(_DATA / name / "table.csv")
+    plain = table[~table["entry"].str.contains(" --")]
+    pareto(plain, _BASELINE).savefig(_ROOT / "img" / f"results_{name}.png", dpi=100)
+
+
 if __name__ == "__main__":
+    _draw("shakespeare_rich")
     before = _PAGE.read_text(encoding="utf-8")
     after = filled(before)
     _PAGE.write_text(after, encoding="utf-8")

@@ -106,7 +106,7 @@ def test_the_readme_gives_the_figures_that_were_measured() -> None:
 def test_the_tables_of_results_are_those_of_the_data() -> None:
     page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     assert tables.filled(page) == page
-    assert page.count("<!-- table ") == page.count("<!-- end -->") > 5
+    assert page.count("<!-- table ") == page.count("<!-- end -->") >= 2
 
 
 def excess_loss(agent: Agent, env: gymnasium.Env, deterministic: bool) -> float:
