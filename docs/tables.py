@@ -102,8 +102,9 @@ def rates(name: str) -> pd.DataFrame:
 
 
 def signal(name: str) -> pd.DataFrame:
-    """Return the table of experiments.signal: all blocks together, then each for the rewards that differ."""
+    """Return the table of experiments.signal: the whole run for every reward, its parts for `fork`."""
     table = pd.read_csv(_DATA / name / "signal.csv")
+    table = table[(table["block"] == "all") | (table["reward"] == "fork")]
     rows = []
     for row in table.to_dict("records"):
         rows.append(
