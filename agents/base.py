@@ -14,7 +14,9 @@ import numpy as np
 from gymnasium import spaces
 
 from tying.config import build, config, to_dict
+from tying.errors import InputError
 from tying.files import replacing
+from tying.layout import View
 
 Diagnostics = dict[str, float | list[float]]
 Callback = Callable[["Agent"], bool | None]
@@ -131,3 +133,16 @@ def masks_of(env: gymnasium.Env[Any, Any]) -> np.ndarray | None:
         return None
     masks: np.ndarray = env.get_wrapper_attr("action_masks")()
     return masks
+
+
+def layers_in_turn(env: gymnasium.Env[Any, Any], name: str) -> int:
+    """Return the number of layers of an environment that asks for one layer after another.
+
+    Raises:
+        InputError: If it asks otherwise; `name` says which agent cannot do that.
+    """
+    assert env.observation_space.shape is not None
+    num_layers = View(np.zeros(env.observation_space.shape)).num_layers
+    if env.action_space.n != num_layers:  # type: ignore[attr-defined]
+        raise InputError(f"agent {name!r} decides one layer after another: it needs env.action_mode cursor")
+    return num_layers

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics
+from agents.base import Agent, Diagnostics, layers_in_turn
 from tying.config import config, setting
 from tying.errors import InputError
 from tying.files import read_json
@@ -51,10 +51,7 @@ class GradientSimilarityAgent(Agent):
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
-        assert env.observation_space.shape is not None
-        num_layers = View(np.zeros(env.observation_space.shape)).num_layers
-        if env.action_space.n != num_layers:  # type: ignore[attr-defined]
-            raise InputError("agent 'gradient_similarity' decides one layer after another: it needs env.action_mode cursor")
+        num_layers = layers_in_turn(env, "gradient_similarity")
         self._disagreed = np.zeros(num_layers, dtype=int)  # windows in a row, as are those below
         self._alike = np.zeros(num_layers, dtype=int)
 

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.base import Agent, Diagnostics
+from agents.base import Agent, Diagnostics, layers_in_turn
 from agents.networks import mlp
 from tying.config import config, setting
-from tying.errors import InputError
 from tying.layout import View
 
 
@@ -51,10 +50,7 @@ class PaperAgent(Agent):
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
-        assert env.observation_space.shape is not None
-        num_layers = View(np.zeros(env.observation_space.shape)).num_layers
-        if env.action_space.n != num_layers:  # type: ignore[attr-defined]
-            raise InputError("agent 'paper' decides one layer after another: it needs env.action_mode cursor")
+        num_layers = layers_in_turn(env, "paper")
         self.sweep = max(1, num_layers - 1)
         self.decisions = 0
         self.loss: float | None = None

@@ -9,6 +9,7 @@ pay minus what windows pay without a change at that time, which is what `Baselin
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -80,7 +81,7 @@ def exploring(view: View, share: float) -> bool:
     return round(1 - view.scalar("remaining"), 6) < share
 
 
-class SearchAgent(Agent):
+class SearchAgent(Agent, ABC):
     """A search over whole patterns; subclasses propose patterns and say which is the best that they know."""
 
     Config: ClassVar[type] = SearchConfig
@@ -107,14 +108,14 @@ class SearchAgent(Agent):
         return np.array(self.propose(view.pointers))
 
     @property
+    @abstractmethod
     def best(self) -> Pointers | None:
         """The best pattern known; None before there is one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, pointers: Pointers) -> None:
         """Prepare for a new run that starts with a pattern."""
-        raise NotImplementedError
 
+    @abstractmethod
     def propose(self, pointers: Pointers) -> Pointers:
         """Return the pattern to train the next window with, while exploring; `pointers` is in force."""
-        raise NotImplementedError

@@ -191,9 +191,7 @@ def _known_decisions(run: RunDirectory) -> list[dict[str, Any]]:
     lines = run.read_decisions()[:count]
     if len(lines) < count:
         raise InputError(f"{run.decisions_file}: {len(lines)} decisions, but the newest checkpoint is after {count}")
-    lacking = [clock for clock in ("wall_s", "cpu_s") if any(clock not in line for line in lines)]
-    if lacking:
-        raise InputError(f"{run.decisions_file}: {', '.join(lacking)} is missing; it was written by another version")
+    run.require_clocks(lines)
     return lines
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tying.errors import InputError
 from tying.files import read_json
 from tying.pointers import Pointers
 from tying.records import RunDirectory, perplexity
@@ -48,9 +47,7 @@ class Run:
         """
         lines = folder.read_decisions()
         summary = read_json(folder.final / "summary.json")
-        lacking = [clock for clock in ("wall_s", "cpu_s") if any(clock not in line for line in lines)]
-        if lacking:
-            raise InputError(f"{folder.decisions_file}: {', '.join(lacking)} is missing; it was written by another version")
+        folder.require_clocks(lines)
         curve = pd.DataFrame(
             {name: [line[name] for line in lines] for name in ("iteration", "tokens", "reward_loss", "wall_s", "cpu_s")}
         )

@@ -209,6 +209,16 @@ class RunDirectory:
             lines.append(line)
         return lines
 
+    def require_clocks(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Check that every decision says when it was.
+
+        Raises:
+            InputError: If one does not.
+        """
+        lacking = [clock for clock in ("wall_s", "cpu_s") if any(clock not in line for line in lines)]
+        if lacking:
+            raise InputError(f"{self.decisions_file}: {', '.join(lacking)} is missing; it was written by another version")
+
     def rewrite_decisions(self, lines: Sequence[dict[str, Any]]) -> None:
         """Replace decisions.jsonl in one step."""
         write_text(self.decisions_file, "".join(json.dumps(line) + "\n" for line in lines))
