@@ -28,8 +28,7 @@ compare() { # name, then flags
 compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" "${longer[@]}" \
     "${rewards[@]}" --data.path "$text"
 compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[1]}" --data.path "$text" "${limited[@]}"
-python -m experiments.signal --preset mini --trainer.iterations 240 --decisions 36 --seeds 2 --data.path "$text" \
-    --out "$out/signal"
+python -m experiments.signal --preset mini --decisions 54 --seeds 2 --data.path "$text" --out "$out/signal"
 # Two thirds of the length, and of the text.
 shorter=(--trainer.iterations 320 --data.max-chars 390000)
 compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}"
