@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 from rich.console import Console
 
-from experiments import cli, grid
+from experiments import cli, grid, workers
 from experiments.report import print_table, write_report
 from experiments.results import Run
 from tying.files import require_room
@@ -22,7 +22,7 @@ class ComparisonSettings(BaseSettings):
 
     seeds: int = Field(5, description="paired seeds, from the first on [>= 1]", ge=1)
     jobs: int = Field(joblib.cpu_count(), description="processes at a time, one thread each [>= 1]", ge=1)
-    backend: grid.Backend = Field("loky", description="loky: this machine; ray: a Ray cluster (extra 'ray')")
+    backend: workers.Backend = Field("loky", description="loky: this machine; ray: a Ray cluster (extra 'ray')")
     clock: Literal["wall", "cpu"] = Field("wall", description="what 'equal time' counts; cpu where other work goes on")
 
 
@@ -53,7 +53,7 @@ def carry_out(
     console = Console()
     require_room(folder, "--out")
     seeds = range(first_seed, first_seed + settings.seeds)
-    grid.require_backend(settings.backend)
+    workers.require_backend(settings.backend)
     cells = grid.plan(folder, entries, seeds)
     grid.write_plan(folder, entries, seeds, command)
     console.print(f"{len(cells)} runs in {folder}; interrupted, the same command goes on", highlight=False, soft_wrap=True)

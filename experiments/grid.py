@@ -13,17 +13,15 @@ import re
 import shlex
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import joblib
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from experiments import workers
 from experiments.command import parse
 from experiments.job import Job
 from experiments.settings import Settings, from_dict
@@ -32,7 +30,6 @@ from tying.files import read_json, remove, write_json
 from tying.records import RunDirectory
 
 FORMAT = 1
-Backend = Literal["loky", "ray"]
 # Flags of `experiments.train` that a grid sets itself, run by run.
 _SET_HERE = {
     "--agent": "an entry begins with its agent's name",
@@ -181,20 +178,7 @@ def write_plan(folder: Path, entries: Sequence[Entry], seeds: Sequence[int], com
     write_json(path, {"format": FORMAT, "command": shlex.join(command), "seeds": list(seeds), "entries": known})
 
 
-def require_backend(backend: Backend) -> None:
-    """Check that a backend is there.
-
-    Raises:
-        InputError: If its library is not installed.
-    """
-    if backend == "ray":
-        try:
-            import ray  # noqa: F401 (only whether it is there)
-        except ImportError as error:
-            raise InputError("--backend ray needs the `ray` library: pip install 'layer-tying[ray]'") from error
-
-
-def carry_out(cells: Sequence[Cell], jobs: int, backend: Backend, console: Console) -> list[Outcome]:
+def carry_out(cells: Sequence[Cell], jobs: int, backend: workers.Backend, console: Console) -> list[Outcome]:
     """Carry out what is not done yet and return what became of every cell, failures included.
 
     Args:
@@ -209,53 +193,11 @@ def carry_out(cells: Sequence[Cell], jobs: int, backend: Backend, console: Conso
         console.print(f"{len(done)} of {len(cells)} runs are there already", highlight=False)
     if not open_cells:
         return done
-    start = time.monotonic()
-    outcomes = _over_ray(open_cells, jobs) if backend == "ray" else _over_processes(open_cells, jobs)
-    with _progress(console) as progress:
-        task = progress.add_task("runs", total=len(open_cells), left="")
-        for number, outcome in enumerate(outcomes, start=1):
+    with workers.Countdown(console, len(open_cells), "runs") as countdown:
+        for outcome in workers.carry_out(_carry_out, open_cells, jobs, backend):
             done.append(outcome)
-            left = (time.monotonic() - start) / number * (len(open_cells) - number)
-            progress.update(task, advance=1, left=f"{left / 60:.1f} min left")
-            console.print(
-                f"{number}/{len(open_cells)}  {_line(outcome)}  {left / 60:.1f} min left", highlight=False, soft_wrap=True
-            )
+            console.print(f"{countdown.advance()}  {_line(outcome)}", highlight=False, soft_wrap=True)
     return done
-
-
-def _over_processes(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
-    """Yield outcomes as runs end."""
-    # One thread each: threads of several processes that wait for each other spin, and slow all of them down.
-    with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
-        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(_carry_out)(cell) for cell in cells)
-
-
-def _over_ray(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
-    """Yield outcomes as runs end, at most `jobs` at a time; joblib's own Ray backend gives them only when all are done."""
-    import ray
-
-    if not ray.is_initialized():
-        ray.init()
-    task = ray.remote(num_cpus=1)(_carry_out)
-    left = list(cells)
-    running: list[object] = []
-    while left or running:
-        while left and len(running) < jobs:
-            running.append(task.remote(left.pop(0)))
-        ended, running = ray.wait(running, num_returns=1)
-        yield from ray.get(ended)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("runs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _line(outcome: Outcome) -> str:

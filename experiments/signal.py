@@ -12,6 +12,7 @@ every kind of reward: Kendall's tau between what a decision was paid and
 with bootstrap intervals over the decisions. Parameters cost nothing here: the question is about perplexity.
 """
 
+import functools
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -34,7 +34,7 @@ from scipy import stats
 from envs.layer_tying import LayerTyingEnv
 from envs.presets import Setup
 from envs.reward import Outcome, Reward, RewardConfig
-from experiments import cli, comparison, grid
+from experiments import cli, comparison, grid, workers
 from tying.config import to_dict
 from tying.errors import InputError
 from tying.files import read_json, replacing, require_room, write_json, write_text
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     settings, rest = cli.read_known(SignalSettings, arguments)
     console = Console()
     folder = Path(settings.out or f"comparisons/signal__{time.strftime('%Y%m%d-%H%M%S')}")
-    grid.require_backend(settings.backend)
+    workers.require_backend(settings.backend)
     require_room(folder, "--out")
     setup = grid.Entry.parse("random", rest).settings.setup
     _blocks(-(-setup.trainer.iterations // setup.env.decision_interval), settings.decisions)
@@ -122,22 +122,20 @@ def _walks(folder: Path, setup: Setup, reward: str, settings: SignalSettings, co
         env=replace(setup.env, action_mode="cursor", freeze_after=1.0),
         reward=replace(setup.reward, name=reward, param_weight=0.0),
     )
-    with joblib.parallel_config(backend="loky", n_jobs=settings.jobs, inner_max_num_threads=1):
-        parallel = joblib.Parallel(return_as="generator")
-        paths = [folder / "walks" / f"{reward}__s{seed}.json" for seed in range(settings.seeds)]
-        found = []
-        for path in parallel(joblib.delayed(_walk)(setup, seed, path) for seed, path in enumerate(paths)):
-            console.print(f"walk {path}", highlight=False, soft_wrap=True)
-            found.append(_read_walk(path))
-    return found
+    paths = {seed: folder / "walks" / f"{reward}__s{seed}.json" for seed in range(settings.seeds)}
+    walk = functools.partial(_walk, setup)
+    for path in workers.carry_out(walk, list(paths.items()), settings.jobs, settings.backend):
+        console.print(f"walk {path}", highlight=False, soft_wrap=True)
+    return [_read_walk(path) for path in paths.values()]
 
 
-def _walk(setup: Setup, seed: int, path: Path) -> Path:
-    """Walk through one run, unless its record is there.
+def _walk(setup: Setup, errand: tuple[int, Path]) -> Path:
+    """Walk through the run of a seed and write its record, unless that is there.
 
     Raises:
         InputError: If the record is of a run with other settings.
     """
+    seed, path = errand
     plain = to_dict(setup)
     if path.is_file():
         if read_json(path).get("setup") != plain:

@@ -6,6 +6,7 @@ runs/<preset>__<agent>__s<seed>__<date-time>/
 
 import json
 import math
+import os
 import platform
 import shlex
 import shutil
@@ -156,7 +157,7 @@ class RunDirectory:
         self.require_new()
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "command.txt", shlex.join(command) + "\n")
-        write_json(self.path / "versions.json", {**_versions(), **facts})
+        write_json(self.path / "versions.json", {**made_by(), **facts})
         # Last, since a folder with a config.json is a run.
         write_json(self.config_file, {"format": FORMAT, **config})
 
@@ -245,14 +246,32 @@ class RunDirectory:
             shutil.rmtree(folder)
 
 
-def _versions() -> dict[str, Any]:
+def made_by() -> dict[str, Any]:
+    """Return what makes things here: Python, platform, processor, git revision, packages."""
     packages: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             packages[name] = None
-    return {"python": sys.version.split()[0], "platform": platform.platform(), "git": _git_revision(), "packages": packages}
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "git": _git_revision(),
+        "packages": packages,
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name; Linux alone hides it in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _git_revision() -> str | None:

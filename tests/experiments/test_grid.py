@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments import grid
+from experiments import grid, workers
 from experiments.cli import gather
 from experiments.command import parse
 from experiments.retrain import fixed_entries
@@ -176,9 +176,9 @@ def test_what_the_grid_is_of_is_written_down_and_added_to(tmp_path: Path) -> Non
 
 def test_ray_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    grid.require_backend("loky")
+    workers.require_backend("loky")
     with pytest.raises(InputError, match=r"--backend ray needs the `ray` library: pip install 'layer-tying\[ray\]'"):
-        grid.require_backend("ray")
+        workers.require_backend("ray")
 
 
 class Ray(types.ModuleType):

@@ -1,0 +1,101 @@
+"""Many small jobs side by side: processes of this machine, or a Ray cluster, one thread each."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+import joblib
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tying.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Backend = Literal["loky", "ray"]
+
+
+def require_backend(backend: Backend) -> None:
+    """Check that a backend is there.
+
+    Raises:
+        InputError: If its library is not installed.
+    """
+    if backend == "ray":
+        try:
+            import ray  # noqa: F401 (only whether it is there)
+        except ImportError as error:
+            raise InputError("--backend ray needs the `ray` library: pip install 'layer-tying[ray]'") from error
+
+
+def carry_out(function: Callable[[T], R], items: Sequence[T], jobs: int, backend: Backend = "loky") -> Iterator[R]:
+    """Yield what a function makes of every item, in the order in which they are done.
+
+    Args:
+        function: Of a module, so that other processes find it.
+        items: What it is called with, one after another.
+        jobs: Processes at a time, each with one thread.
+        backend: Processes of this machine (joblib's loky), or a Ray cluster (extra `ray`).
+    """
+    yield from _over_ray(function, items, jobs) if backend == "ray" else _over_processes(function, items, jobs)
+
+
+def _over_processes(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
+    # One thread each: threads of several processes that wait for each other spin, and slow all of them down.
+    with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
+        yield from parallel(joblib.delayed(function)(item) for item in items)
+
+
+def _over_ray(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
+    """Yield results as they come, at most `jobs` at a time; joblib's own Ray backend gives them only when all are done."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init()
+    task: Any = ray.remote(num_cpus=1)(function)
+    left = list(items)
+    running: list[Any] = []
+    while left or running:
+        while left and len(running) < jobs:
+            running.append(task.remote(left.pop(0)))
+        ended, running = ray.wait(running, num_returns=1)
+        yield from ray.get(ended)
+
+
+class Countdown:
+    """A progress bar over jobs, with the time left; on a screen that is no terminal nothing is drawn.
+
+    Args:
+        console: Where to.
+        total: Number of jobs.
+        what: What they are called.
+    """
+
+    def __init__(self, console: Console, total: int, what: str) -> None:
+        columns = (
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task(what, total=total, left="")
+        self._total = total
+        self._done = 0
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "Countdown":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self) -> str:
+        """Count one more job that is done; return where things stand, such as "3/20" and "1.5 min left"."""
+        self._done += 1
+        left = (time.monotonic() - self._start) / self._done * (self._total - self._done)
+        self._progress.update(self._task, advance=1, left=f"{left / 60:.1f} min left")
+        return f"{self._done}/{self._total}, {left / 60:.1f} min left"
