@@ -17,6 +17,7 @@ from tying.config import build, config, to_dict
 from tying.errors import InputError
 from tying.files import replacing
 from tying.layout import View
+from tying.pointers import Pointers
 
 Diagnostics = dict[str, float | list[float]]
 Callback = Callable[["Agent"], bool | None]
@@ -99,6 +100,13 @@ class Agent:
 
         `self.env` stands at `following` then, so `masks_of(self.env)` says what is legal there.
         """
+
+    def recommend(self) -> Pointers | None:
+        """Return the pattern that it would keep now; None: it does not say.
+
+        Who judges searches by few evaluations (`experiments.tyingbench`) takes this, or else the best of what was seen.
+        """
+        return None
 
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return what the agent thinks at an observation: Q-values, probabilities, ...; must not draw random numbers."""

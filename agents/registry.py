@@ -27,6 +27,7 @@ _AGENTS = {
     "paper": "agents.paper:PaperAgent",
     "local_search": "agents.local_search:LocalSearchAgent",
     "evolution": "agents.evolution:EvolutionAgent",
+    "surrogate": "agents.surrogate:SurrogateAgent",
     "thompson": "agents.bandit:ThompsonAgent",
     "ucb": "agents.bandit:UCBAgent",
     "gradient_similarity": "agents.gradient_similarity:GradientSimilarityAgent",

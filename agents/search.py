@@ -107,6 +107,10 @@ class SearchAgent(Agent, ABC):
             self.begin(view.pointers)
         return np.array(self.propose(view.pointers))
 
+    def recommend(self) -> Pointers | None:
+        """See Agent.recommend."""
+        return self.best
+
     @property
     @abstractmethod
     def best(self) -> Pointers | None:
