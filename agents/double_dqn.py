@@ -7,7 +7,7 @@ et al. (Rainbow), AAAI 2018. B transitions, A actions, D numbers of an observati
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import gymnasium
 import numpy as np
@@ -17,9 +17,12 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.base import Agent, Callback, Diagnostics, masks_of
-from agents.networks import mlp
+from agents.networks import PerLayerNetwork, mlp
 from agents.replay import Batch, Replay
+from tying import layout
 from tying.config import config, setting
+from tying.errors import InputError
+from tying.files import read_json
 
 # Large and finite: minus infinity times a discount of 0 would not be a number.
 _ILLEGAL = -1e9
@@ -51,6 +54,15 @@ class DoubleDQNConfig:
         "how much more often surprising transitions are replayed; 0: all alike [0 to 1]", default=0.0, ge=0, le=1
     )
     reward_clip: float = setting("normalised rewards are clipped to this size [> 0]", default=10.0, gt=0)
+    network: Literal["flat", "per_layer"] = setting(
+        "flat sees the whole observation; per_layer every layer and target by themselves, whatever the number of layers",
+        default="flat",
+    )
+    init_from: str | None = setting(
+        "folder where a double_dqn was saved: begin with what its network learned, and explore little from the start; "
+        "per_layer networks fit any number of layers",
+        default=None,
+    )
 
 
 class DoubleDQNAgent(Agent):
@@ -69,9 +81,10 @@ class DoubleDQNAgent(Agent):
         assert env.observation_space.shape is not None
         self.num_actions = int(env.action_space.n)  # type: ignore[attr-defined]
         size = env.observation_space.shape[0]
-        sizes = [size, self.config.width, self.config.width, self.num_actions]
         self.generator = torch.Generator().manual_seed(seed)
-        self.network, self.target = mlp(sizes, self.generator), mlp(sizes, self.generator)
+        self.network, self.target = self._network(size), self._network(size)
+        if self.config.init_from is not None:
+            self._begin_with(Path(self.config.init_from))
         self.target.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
         self.replay = Replay(self.config.buffer_size, size, self.num_actions, self.config.priority_exponent)
@@ -79,6 +92,34 @@ class DoubleDQNAgent(Agent):
         self.pending: deque[tuple[Tensor, int, float]] = deque()
         self.planned = 0
         self.figures: dict[str, float] = {}
+
+    def _network(self, size: int) -> nn.Module:
+        width = self.config.width
+        if self.config.network == "per_layer":
+            return PerLayerNetwork(layout.num_layers(size), self.num_actions, width, self.generator)
+        return mlp([size, width, width, self.num_actions], self.generator)
+
+    def _begin_with(self, folder: Path) -> None:
+        """Take over the network that an agent saved.
+
+        Raises:
+            InputError: If it does not fit, or there is none.
+        """
+        there = read_json(folder / "agent.json").get("hyperparameters", {})
+        for name in ("network", "width"):
+            if there.get(name) != getattr(self.config, name):
+                raise InputError(
+                    f"agent.init_from = {str(folder)!r}: its {name} is {there.get(name)!r}, here agent.{name} is "
+                    f"{getattr(self.config, name)!r}"
+                )
+        try:
+            self.network.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["network"])
+        except (OSError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise InputError(
+                f"agent.init_from = {str(folder)!r}: its network does not fit ({reason}); one of agent.network per_layer "
+                "fits any number of layers"
+            ) from error
 
     def learn(self, env: gymnasium.Env[Any, Any], decisions: int, callback: Callback | None = None) -> Self:
         """See Agent.learn; epsilon falls over the decisions of the first call."""
@@ -89,6 +130,9 @@ class DoubleDQNAgent(Agent):
     def epsilon(self) -> float:
         """Share of random actions now."""
         decided = len(self.rewards)
+        if self.config.init_from is not None:
+            known: float = self.config.exploration_final_eps
+            return known
         if decided < self.config.learning_starts:
             return 1.0
         progress: float = min(1.0, decided / max(1.0, self.planned * self.config.exploration_fraction))

@@ -1,11 +1,16 @@
-"""Small networks on the CPU whose first weights come from a generator of their own, never from the global one."""
+"""Small networks on the CPU whose first weights come from a generator of their own, never from the global one.
+
+B observations, L layers, A actions.
+"""
 
 import itertools
 import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from tying import layout
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
@@ -24,3 +29,65 @@ def mlp(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [linear(inputs, outputs, generator), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+class PerLayerNetwork(nn.Module):
+    """Values of actions, each from what it does to the pattern and from nothing that depends on the number of layers.
+
+    An action ties a layer to a target. One network looks at every (layer, target) by itself: where both stand as a share
+    of the depth, the sizes of their groups, whether they are tied now, and the pattern as a whole. So what it learned with
+    L layers means the same with any other number. It looks at no losses and no statistics of gradients or weights, which
+    differ between models, and which a table does not have.
+
+    Args:
+        num_layers: L.
+        num_actions: L for one layer after another (`cursor`), L(L+1)/2 for any layer (`pair`).
+        width: Units in each of two hidden layers.
+        generator: Of the first weights.
+    """
+
+    def __init__(self, num_layers: int, num_actions: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.in_turn = num_actions == num_layers
+        self.pairs = torch.tensor([(layer, target) for layer in range(num_layers) for target in range(layer + 1)])
+        self.values = mlp([_NUM_FEATURES, width, width, 1], generator)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """(B, D) or (D,) -> (B, A) or (A,): the value of every action."""
+        rows = observation.reshape(-1, observation.shape[-1])
+        values: Tensor = self.values(self._features(rows))[..., 0]
+        return values.reshape(*observation.shape[:-1], -1)
+
+    def _features(self, rows: Tensor) -> Tensor:
+        """(B, D) -> (B, A, features)."""
+        scalars = dict(zip(layout.SCALARS, rows[:, : len(layout.SCALARS)].T, strict=True))
+        columns = rows[:, len(layout.SCALARS) :].reshape(len(rows), self.num_layers, -1)
+        layers = dict(zip(layout.PER_LAYER, columns.unbind(2), strict=True))
+        last = max(1, self.num_layers - 1)
+        pointers = (layers["pointer"] * last).round().long()  # (B, L)
+        together = (pointers[:, :, None] == pointers[:, None, :]).float()  # (B, L, L)
+        sizes = together.sum(2)
+        depth = (torch.arange(self.num_layers) / last).expand(len(rows), -1)
+        own = torch.stack([depth, layers["root"], sizes / self.num_layers, (sizes == 1).float()], dim=2)  # (B, L, 4)
+        layer, target = self._actions(layers["cursor"])  # (B, A)
+        of_all = torch.arange(len(rows))[:, None]
+        between = torch.stack(
+            [together[of_all, layer, target], (layer == target).float(), (layer - target) / last, (target == 0).float()],
+            dim=2,
+        )
+        unique = layers["root"].sum(1) / self.num_layers
+        common = torch.stack([scalars["remaining"], scalars["frozen"], scalars["param_share"], unique, own[:, 0, 3]], dim=1)
+        common = common[:, None].expand(-1, layer.shape[1], -1)
+        return torch.cat([own[of_all, layer], own[of_all, target], between, common], dim=2)
+
+    def _actions(self, cursor: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the layer and the target of every action, both (B, A); a target beyond the layer is the layer itself."""
+        if not self.in_turn:
+            layer, target = self.pairs.T
+            return layer.expand(len(cursor), -1), target.expand(len(cursor), -1)
+        layer = cursor.argmax(1, keepdim=True).expand(-1, self.num_layers)
+        return layer, torch.minimum(torch.arange(self.num_layers).expand(len(cursor), -1), layer)
+
+
+_NUM_FEATURES = 4 + 4 + 4 + 5

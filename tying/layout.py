@@ -19,6 +19,11 @@ def size(num_layers: int) -> int:
     return len(SCALARS) + len(PER_LAYER) * num_layers
 
 
+def num_layers(size: int) -> int:
+    """Return L of an observation of that length."""
+    return (size - len(SCALARS)) // len(PER_LAYER)
+
+
 def flatten(scalars: Mapping[str, float], layers: Mapping[str, Sequence[float] | np.ndarray]) -> np.ndarray:
     """Return one flat float64 vector from named scalars and named columns of length L."""
     columns = np.stack([np.asarray(layers[name], dtype=np.float64) for name in PER_LAYER], axis=1)

@@ -3,6 +3,7 @@
 python -m experiments.tyingbench build --layers 6 --seeds 5 --data.path input.txt
 python -m experiments.tyingbench report
 python -m experiments.tyingbench agents --trials 200
+python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out policies/table
 """
 
 import importlib
@@ -17,6 +18,7 @@ _COMMANDS = {
     "build": "experiments.tyingbench.build",
     "report": "experiments.tyingbench.report",
     "agents": "experiments.tyingbench.league",
+    "pretrain": "experiments.tyingbench.pretrain",
 }
 
 

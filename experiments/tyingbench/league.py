@@ -11,11 +11,10 @@ would keep, it is the pattern with the best mean pay of those that it tried.
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import joblib
 import numpy as np
 import pandas as pd
@@ -32,13 +31,11 @@ from envs.tyingbench import DEFAULT, TyingBench
 from experiments import cli, grid, workers
 from experiments.results import student_interval
 from experiments.settings import hyperparameters_of
-from tying.errors import InputError
+from experiments.tyingbench import arena
 from tying.files import replacing, require_room, write_json, write_text
 from tying.pointers import Pointers
 
 _SHOWN = (10, 20, 40, 60, 100)
-# What holds for every trial: a decision is a query, none is frozen, and searches search to the end.
-_COMMON = ("--preset", "table", "--env.initial-pointers", "independent", "--env.freeze-after", "1")
 
 
 class LeagueSettings(BaseSettings):
@@ -88,7 +85,7 @@ class Judge:
 
 def default_entries() -> list[str]:
     """Return every registered agent that can work without gradients, the rule, and random search over whole patterns."""
-    entries = ["random --env.action-mode joint", "surrogate --agent.features rule"]
+    entries = ["random --env.action-mode joint", "surrogate --agent.features rule --agent.explore 1"]
     for name in registry.names():
         if registry.is_fixed(name):
             continue
@@ -126,13 +123,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def _entries(settings: LeagueSettings, bench: TyingBench) -> tuple[list[grid.Entry], list[str]]:
     """Return what takes part, and a line for each registered agent that cannot."""
-    common = [*_COMMON, "--model.num-layers", str(bench.num_layers)]
-    entries = grid.parse_entries(settings.agents or default_entries(), common)
-    blind = [entry for entry in entries if entry.settings.setup.env.gradient_statistics]
-    left_out = [f"{entry.label}: decides by gradients, and a table has none" for entry in blind]
-    if settings.agents and left_out:
-        raise InputError(left_out)
-    return [entry for entry in entries if entry not in blind], left_out
+    entries = arena.entries(settings.agents or default_entries(), bench)
+    if settings.agents:
+        arena.require_sight(entries)
+    left_out = [f"{entry.label}: decides by gradients, and a table has none" for entry in entries if arena.blind(entry)]
+    return [entry for entry in entries if not arena.blind(entry)], left_out
 
 
 def _carry_out(
@@ -168,16 +163,7 @@ def _run(errand: Errand) -> tuple[Errand, np.ndarray]:
 def trial(errand: Errand, bench: TyingBench, seed: int) -> np.ndarray:
     """Return the normalised regret of what an agent would keep after 1, 2, ... queries, shape (queries,)."""
     settings = errand.entry.settings
-    env_config = {**asdict(settings.setup.env), "decision_interval": 1}
-    reward = {**asdict(settings.setup.reward), "param_weight": errand.param_weight}
-    env = gymnasium.make(
-        "tying/TyingBench-v0",
-        table=bench,
-        num_decisions=errand.queries,
-        budget=errand.budget,
-        reward=reward,
-        **env_config,
-    )
+    env = arena.make(errand.entry, bench, errand.queries, errand.param_weight, errand.budget)
     inner: Any = env.unwrapped
     judge = Judge()
 
