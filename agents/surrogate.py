@@ -8,9 +8,11 @@ The process sees a pattern by a few things that make patterns alike; how much ea
 N observed windows, C candidates, F features.
 """
 
+import functools
+import itertools
 import json
+import math
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,12 @@ _MOST_LAYERS = 7
 _SAMPLED = 400
 # Variance of what all patterns have in common, in units of what sets them apart: nothing is known of it.
 _COMMON = 1e4
+# Variances of the noise to choose from, in the same units.
+_NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)
+# How soon likeness falls off with the share of pairs that differ.
+_NEARNESS = 6.0
+# What usually sets patterns apart, nats per token.
+_USUAL = 0.03
 
 
 @config
@@ -39,8 +47,13 @@ class SurrogateConfig(SearchConfig):
         "layers are tied",
         default="pairs",
     )
+    boldness: float = setting(
+        "share of the uncertainty that draws are made with: 1 is Thompson sampling, 0 always takes the best mean [>= 0]",
+        default=0.5,
+        ge=0,
+    )
     trend: int = setting(
-        "degree of the polynomial in time that windows are seen against; 0 for patterns from scratch [0 to 3]",
+        "highest degree of the polynomial in time that windows may be seen against, by the evidence [0 to 3]",
         default=2,
         ge=0,
         le=3,
@@ -49,15 +62,28 @@ class SurrogateConfig(SearchConfig):
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is believed of candidates: mean (C,), covariance (C, C), and the log evidence of the kernel."""
+    """What is believed of candidates: mean (C,) and covariance (C, C) of their levels, up to what all have in common."""
 
+    candidates: list[Pointers]
     mean: np.ndarray
     covariance: np.ndarray
-    evidence: float
+
+    @property
+    def best(self) -> Pointers:
+        """The candidate with the highest mean."""
+        return self.candidates[int(self.mean.argmax())]
+
+    def draw(self, generator: np.random.Generator, boldness: float) -> Pointers:
+        """Return the candidate that is best under one draw, whose distance from the mean is taken times `boldness`."""
+        size = len(self.mean)
+        # Patterns that are almost alike make the covariance singular but for rounding.
+        jitter = 1e-6 * float(np.diag(self.covariance).mean()) + 1e-18
+        factor = linalg.cholesky(self.covariance + jitter * np.eye(size), lower=True)
+        return self.candidates[int((self.mean + boldness * factor @ generator.standard_normal(size)).argmax())]
 
 
 class Kernel:
-    """How alike patterns of L layers are: a weighted sum of parts, each 1 on average for a pattern with itself.
+    """How alike patterns of L layers are: a weighted sum of three parts.
 
     Args:
         num_layers: L.
@@ -65,30 +91,71 @@ class Kernel:
     """
 
     def __init__(self, num_layers: int, features: str) -> None:
-        self.pairs = list(combinations(range(num_layers), 2))
-        # Weights of the rule, of each pair by itself, and of what is left (near patterns alike), to choose from.
+        self._pairs = list(itertools.combinations(range(num_layers), 2))
         mixed = [(0.8, 0.15, 0.05), (0.5, 0.4, 0.1), (0.2, 0.7, 0.1), (0.3, 0.3, 0.4)]
-        self.weights = [(1.0, 0.0, 0.0)] if features == "rule" else mixed
-        self.noises = (0.03, 0.1, 0.3, 1.0, 3.0)
+        # Weights of the rule, of each pair by itself, and of nearness, to choose from.
+        self._weights = [(1.0, 0.0, 0.0)] if features == "rule" else mixed
+
+    def posterior(
+        self, candidates: list[Pointers], tried: list[Pointers], levels: np.ndarray, trends: np.ndarray
+    ) -> Posterior:
+        """Return what is believed of candidates under the weights and the noise with the most evidence.
+
+        Args:
+            candidates: Patterns, C of them.
+            tried: Patterns that were seen, N of them.
+            levels: How good each was, (N,).
+            trends: What else levels may depend on: 1, the time, its square and so on, (N, degree + 1).
+        """
+        known, cross, own = self.parts(tried, tried), self.parts(candidates, tried), self.parts(candidates, candidates)
+        commons = [_COMMON * trends[:, :count] @ trends[:, :count].T for count in sorted({1, trends.shape[1]})]
+        choices = itertools.product(self._weights, commons, _NOISES)
+        fits = [
+            (weights, _fit(np.tensordot(weights, known, 1) + common, levels, noise)) for weights, common, noise in choices
+        ]
+        weights, fit = max(fits, key=lambda pair: pair[1].evidence)
+        between = np.tensordot(weights, cross, 1)
+        covariance = np.tensordot(weights, own, 1) - between @ linalg.cho_solve(fit.factor, between.T)
+        return Posterior(candidates, between @ fit.solved, fit.scale * covariance)
 
     def parts(self, patterns: list[Pointers], others: list[Pointers]) -> np.ndarray:
         """Return the likeness of patterns (rows) and others (columns) by every part, shape (3, rows, columns)."""
-        rule, other_rule = self._rule(patterns), self._rule(others)
-        ties, other_ties = self._ties(patterns), self._ties(others)
-        both = ties @ other_ties.T / max(1, len(self.pairs))
-        return np.stack([rule @ other_rule.T / 2, both, np.exp(-6 * (1 - both))])
+        rule, ties = self._features(patterns)
+        other_rule, other_ties = self._features(others)
+        alike = ties @ other_ties.T / max(1, len(self._pairs))
+        return np.stack([rule @ other_rule.T / 2, alike, np.exp(_NEARNESS * (alike - 1))])
 
-    def _rule(self, patterns: list[Pointers]) -> np.ndarray:
-        """Return (rows, 2): whether layer 0 is private, and the share of unique layers, both as -1 to 1."""
-        return np.array(
-            [[1.0 if len(p.groups[0]) == 1 else -1.0, 2 * (p.num_unique - 1) / max(1, len(p) - 1) - 1] for p in patterns]
-        )
+    def _features(self, patterns: list[Pointers]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rule's two variables and the ties of all pairs, each as -1 to 1: (rows, 2) and (rows, pairs)."""
+        rules, ties = zip(*(self._of(pattern) for pattern in patterns), strict=True)
+        return np.array(rules), np.array(ties).reshape(len(patterns), len(self._pairs))
 
-    def _ties(self, patterns: list[Pointers]) -> np.ndarray:
-        """Return (rows, pairs): 1 where two layers are tied, -1 elsewhere."""
-        return np.array([[1.0 if p[i] == p[j] else -1.0 for i, j in self.pairs] for p in patterns]).reshape(
-            len(patterns), -1
-        )
+    @functools.lru_cache(maxsize=10_000)  # noqa: B019 (a kernel lives as long as its agent)
+    def _of(self, pattern: Pointers) -> tuple[tuple[float, float], tuple[float, ...]]:
+        private = 1.0 if len(pattern.groups[0]) == 1 else -1.0
+        unique = 2 * (pattern.num_unique - 1) / max(1, len(pattern) - 1) - 1
+        return (private, unique), tuple(1.0 if pattern[i] == pattern[j] else -1.0 for i, j in self._pairs)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A process fitted to levels: the factor of its covariance in units of `scale`, the solved levels, the log evidence."""
+
+    factor: Any
+    solved: np.ndarray
+    scale: float
+    evidence: float
+
+
+def _fit(kernel: np.ndarray, levels: np.ndarray, noise: float) -> _Fit:
+    """Fit a process whose scale is unknown too: its evidence is that of Student's t with two degrees of freedom more."""
+    size = len(levels)
+    factor = linalg.cho_factor(kernel + noise * np.eye(size), lower=True)
+    solved = linalg.cho_solve(factor, levels)
+    # An inverse-gamma prior of the scale with a mean of some hundredths of a nat, and the weight of two observations.
+    squares = float(levels @ solved) + 2 * _USUAL**2
+    half_determinant = float(np.log(np.diag(factor[0])).sum())
+    return _Fit(factor, solved, squares / (size + 2), -half_determinant - (size + 2) / 2 * math.log(squares))
 
 
 class SurrogateAgent(SearchAgent):
@@ -113,6 +180,7 @@ class SurrogateAgent(SearchAgent):
         self._times: list[float] = []
         self._total = 0.0
         self._best: Pointers | None = None
+        self._posterior: Posterior | None = None
 
     @property
     def best(self) -> Pointers | None:
@@ -128,12 +196,9 @@ class SurrogateAgent(SearchAgent):
     def propose(self, pointers: Pointers) -> Pointers:
         """Return the best pattern under a draw from the posterior; first of all, the one that the run begins with."""
         assert self._best is not None  # begin comes first
-        if not self._tried:
+        if self._posterior is None:
             return self._best
-        candidates = self._candidates()
-        posterior = self._posterior(candidates)
-        drawn = self._generator.multivariate_normal(posterior.mean, posterior.covariance, method="eigh")
-        return candidates[int(drawn.argmax())]
+        return self._posterior.draw(self._generator, self.config.boldness)
 
     def learn_from(
         self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
@@ -146,31 +211,16 @@ class SurrogateAgent(SearchAgent):
         self._tried.append(view.pointers)
         self._levels.append(self._total)
         self._times.append(1 - view.scalar("remaining"))
-        candidates = self._candidates()
-        self._best = candidates[int(self._posterior(candidates).mean.argmax())]
+        trends = np.array(self._times)[:, None] ** np.arange(self.config.trend + 1)
+        self._posterior = self._kernel.posterior(self._candidates(), self._tried, np.array(self._levels), trends)
+        self._best = self._posterior.best
 
     def _candidates(self) -> list[Pointers]:
         if self._all is not None:
             return self._all
-        around = [pattern for tried in {*self._tried, self._best} if tried for pattern in (tried, *neighbours(tried))]
-        around = sorted(set(around))
+        around = sorted({pattern for tried in set(self._tried) for pattern in (tried, *neighbours(tried))})
         index = self._generator.permutation(len(around))[:_SAMPLED]
         return [around[i] for i in index]
-
-    def _posterior(self, candidates: list[Pointers]) -> Posterior:
-        """Return what is believed of candidates under the kernel with the most evidence."""
-        known = self._kernel.parts(self._tried, self._tried)
-        cross = self._kernel.parts(candidates, self._tried)
-        own = self._kernel.parts(candidates, candidates)
-        levels = np.array(self._levels)
-        trends = np.array(self._times)[:, None] ** np.arange(self.config.trend + 1)
-        common = _COMMON * trends @ trends.T
-        choices = [(w, noise) for w in self._kernel.weights for noise in self._kernel.noises]
-        fits = [_fit(np.tensordot(w, known, 1), common, levels, noise) for w, noise in choices]
-        (weights, _), fit = max(zip(choices, fits, strict=True), key=lambda pair: pair[1].evidence)
-        between = np.tensordot(weights, cross, 1)
-        covariance = np.tensordot(weights, own, 1) - between @ linalg.cho_solve(fit.factor, between.T)
-        return Posterior(between @ fit.solved, fit.scale * covariance, fit.evidence)
 
     def _save_state(self, folder: Path) -> None:
         (folder / "search.json").write_text(json.dumps({"best": self._best}))
@@ -178,24 +228,3 @@ class SurrogateAgent(SearchAgent):
     def _load_state(self, folder: Path) -> None:
         best = read_json(folder / "search.json")["best"]
         self._best = best and Pointers(best)
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """A process fitted to levels: the factor of its covariance in units of `scale`, the solved levels, the log evidence."""
-
-    factor: Any
-    solved: np.ndarray
-    scale: float
-    evidence: float
-
-
-def _fit(kernel: np.ndarray, common: np.ndarray, levels: np.ndarray, noise: float) -> _Fit:
-    """Fit a process whose scale is unknown too: its evidence is that of Student's t with two degrees of freedom more."""
-    size = len(levels)
-    factor = linalg.cho_factor(kernel + common + noise * np.eye(size), lower=True)
-    solved = linalg.cho_solve(factor, levels)
-    # An inverse-gamma prior of the scale with a mean of some hundredths of a nat, and the weight of two observations.
-    squares = float(levels @ solved) + 2 * 0.03**2
-    half_determinant = float(np.log(np.diag(factor[0])).sum())
-    return _Fit(factor, solved, squares / (size + 2), -half_determinant - (size + 2) / 2 * np.log(squares))

@@ -1,6 +1,6 @@
-"""Write the tables and the picture of docs/results.md from docs/data/results: `python docs/tables.py`.
+"""Write the tables and pictures of the pages of results from docs/data and the shipped tables: `python docs/tables.py`.
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; NAME is `kind` and the folder of the data.
+A table stands between `<!-- table KIND NAME -->` and `<!-- end -->`; NAME is a folder of data, or what of it is shown.
 """
 
 import re
@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 
 from agents.registry import is_fixed
+from envs.tyingbench import TyingBench
 from experiments.plots import pareto
 from experiments.results import student_interval
+from experiments.tyingbench import report
 
 _ROOT = Path(__file__).resolve().parent
 _DATA = _ROOT / "data" / "results"
-_PAGE = _ROOT / "results.md"
+PAGES = (_ROOT / "results.md", _ROOT / "tyingbench.md")
 _BASELINE = "independent"
+QUERIES = (20, 40, 60)
 _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 
@@ -125,7 +128,28 @@ def _tau(row: dict[str, float], name: str) -> str:
     return f"{row[f'{name}_tau']:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
 
 
-_KINDS = {"entries": entries, "rivals": rivals, "rates": rates, "signal": signal}
+def bench(name: str) -> pd.DataFrame:
+    """Return a table of experiments.tyingbench report, of the shipped table."""
+    return report.tables(TyingBench.load())[name]
+
+
+def league(name: str) -> pd.DataFrame:
+    """Return the league at a price of parameters, the lowest regret after the most queries first."""
+    table = pd.read_csv(_DATA.parent / "tyingbench" / "league" / "league.csv")
+    own = table[(table["param_weight"] == float(name)) & table["queries"].isin((10, *QUERIES, 100))]
+    last = own[own["queries"] == QUERIES[-1]].set_index("agent")["regret"]
+    rows = []
+    for agent in last.sort_values().index:
+        cells = own[own["agent"] == agent].to_dict("records")
+        rows.append({"agent": f"`{agent}`", **{f"{c['queries']} queries": _regret(c) for c in cells}})
+    return pd.DataFrame(rows)
+
+
+def _regret(cell: dict[str, float]) -> str:
+    return f"{cell['regret']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+_KINDS = {"entries": entries, "rivals": rivals, "rates": rates, "signal": signal, "bench": bench, "league": league}
 
 
 def filled(page: str) -> str:
@@ -136,7 +160,7 @@ def filled(page: str) -> str:
         body = _KINDS[kind](name).to_markdown(index=False, disable_numparse=True)
         return f"<!-- table {kind} {name} -->\n{body}\n<!-- end -->"
 
-    return re.sub(r"<!-- table (?P<kind>\w+) (?P<name>\w+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return re.sub(r"<!-- table (?P<kind>\w+) (?P<name>[\w.]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
 def _draw(name: str) -> None:
@@ -148,7 +172,9 @@ def _draw(name: str) -> None:
 
 if __name__ == "__main__":
     _draw("shakespeare_rich")
-    before = _PAGE.read_text(encoding="utf-8")
-    after = filled(before)
-    _PAGE.write_text(after, encoding="utf-8")
-    sys.stdout.write("results.md changed\n" if after != before else "results.md is up to date\n")
+    report.draw(TyingBench.load(), _ROOT / "img", "tyingbench_")
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        page.write_text(after, encoding="utf-8")
+        sys.stdout.write(f"{page.name} {'changed' if after != before else 'is up to date'}\n")
