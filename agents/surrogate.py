@@ -47,11 +47,6 @@ class SurrogateConfig(SearchConfig):
         "layers are tied",
         default="pairs",
     )
-    boldness: float = setting(
-        "share of the uncertainty that draws are made with: 1 is Thompson sampling, 0 always takes the best mean [>= 0]",
-        default=0.5,
-        ge=0,
-    )
     trend: int = setting(
         "highest degree of the polynomial in time that windows may be seen against, by the evidence [0 to 3]",
         default=2,
@@ -73,13 +68,13 @@ class Posterior:
         """The candidate with the highest mean."""
         return self.candidates[int(self.mean.argmax())]
 
-    def draw(self, generator: np.random.Generator, boldness: float) -> Pointers:
-        """Return the candidate that is best under one draw, whose distance from the mean is taken times `boldness`."""
+    def draw(self, generator: np.random.Generator) -> Pointers:
+        """Return the candidate that is best under one draw."""
         size = len(self.mean)
         # Patterns that are almost alike make the covariance singular but for rounding.
         jitter = 1e-6 * float(np.diag(self.covariance).mean()) + 1e-18
         factor = linalg.cholesky(self.covariance + jitter * np.eye(size), lower=True)
-        return self.candidates[int((self.mean + boldness * factor @ generator.standard_normal(size)).argmax())]
+        return self.candidates[int((self.mean + factor @ generator.standard_normal(size)).argmax())]
 
 
 class Kernel:
@@ -196,9 +191,7 @@ class SurrogateAgent(SearchAgent):
     def propose(self, pointers: Pointers) -> Pointers:
         """Return the best pattern under a draw from the posterior; first of all, the one that the run begins with."""
         assert self._best is not None  # begin comes first
-        if self._posterior is None:
-            return self._best
-        return self._posterior.draw(self._generator, self.config.boldness)
+        return self._best if self._posterior is None else self._posterior.draw(self._generator)
 
     def learn_from(
         self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
