@@ -21,6 +21,7 @@ Before the first window entry 1 is 1 and all figures about gradients and similar
 `gradient_statistics`. `tying.layout` has the order; `tying.layout.View` reads entries by name.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,12 @@ _BOUNDS = {  # others: 0 to 1
 
 def space(num_layers: int) -> spaces.Box:
     """Return the observation space for L layers."""
+    return spaces.Box(*_limits(num_layers), dtype=np.float32)
+
+
+@functools.cache
+def _limits(num_layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest value of every entry."""
     scalars = {name: _BOUNDS.get(name, (0.0, 1.0)) for name in layout.SCALARS}
     layers = {name: _BOUNDS.get(name, (0.0, 1.0)) for name in layout.PER_LAYER}
     low, high = (
@@ -77,7 +84,7 @@ def space(num_layers: int) -> spaces.Box:
         ).astype(np.float32)
         for side in (0, 1)
     )
-    return spaces.Box(low, high, dtype=np.float32)
+    return low, high
 
 
 def observe(state: State) -> np.ndarray:
@@ -107,6 +114,5 @@ def observe(state: State) -> np.ndarray:
             "agreement": window.agreements,
         }
         layers |= {name: np.array(values) for name, values in cosines.items() if values}
-    bounds = space(num_layers)
-    observation: np.ndarray = np.clip(layout.flatten(scalars, layers), bounds.low, bounds.high).astype(np.float32)
+    observation: np.ndarray = np.clip(layout.flatten(scalars, layers), *_limits(num_layers)).astype(np.float32)
     return observation
