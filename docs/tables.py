@@ -16,12 +16,13 @@ from envs.tyingbench import TyingBench
 from experiments.plots import pareto
 from experiments.results import student_interval
 from experiments.tyingbench import report
+from experiments.tyingbench.league import picture
 
 _ROOT = Path(__file__).resolve().parent
 _DATA = _ROOT / "data" / "results"
 PAGES = (_ROOT / "results.md", _ROOT / "tyingbench.md")
 _BASELINE = "independent"
-QUERIES = (20, 40, 60)
+_QUERIES = (10, 20, 40, 60)
 _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 
@@ -135,13 +136,38 @@ def bench(name: str) -> pd.DataFrame:
 
 def league(name: str) -> pd.DataFrame:
     """Return the league at a price of parameters, the lowest regret after the most queries first."""
-    table = pd.read_csv(_DATA.parent / "tyingbench" / "league" / "league.csv")
-    own = table[(table["param_weight"] == float(name)) & table["queries"].isin((10, *QUERIES, 100))]
-    last = own[own["queries"] == QUERIES[-1]].set_index("agent")["regret"]
+    table = _trials()
+    own = table[(table["param_weight"] == float(name)) & table["queries"].isin(_QUERIES)]
+    last = own[own["queries"] == _QUERIES[-1]].set_index("agent")["regret"]
     rows = []
     for agent in last.sort_values().index:
         cells = own[own["agent"] == agent].to_dict("records")
-        rows.append({"agent": f"`{agent}`", **{f"{c['queries']} queries": _regret(c) for c in cells}})
+        answers = {f"{cell['queries']} queries": _regret(cell) for cell in cells}
+        rows.append({"agent": f"`{agent}`", "trials": cells[0]["trials"], **answers})
+    return pd.DataFrame(rows)
+
+
+def _trials() -> pd.DataFrame:
+    """Return the league; the library's agents take long to learn, and had fewer trials in a run of their own."""
+    return pd.concat([pd.read_csv(path) for path in sorted((_DATA.parent / "tyingbench").glob("league*.csv"))])
+
+
+def transfer(name: str) -> pd.DataFrame:
+    """Return a comparison of policies that begin with what was learned elsewhere and of those that do not."""
+    table = pd.read_csv(_DATA.parent / "tyingbench" / f"transfer_{name}.csv")
+    rows = []
+    for row in table.to_dict("records"):
+        same = row["entry"] == _BASELINE
+        rows.append(
+            {
+                "agent": f"`{row['entry']}`",
+                "unique layers": f"{row['num_unique_layers']:.1f}",
+                "changes": f"{row['changes']:.1f}",
+                "test loss": f"{row['test_loss']:.3f}",
+                "difference to independent": "" if same else _interval(row["difference"], row["t_low"], row["t_high"]),
+                "lower in": "" if same else f"{row['better_in']:.0f} of {row['pairs']:.0f}",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -149,7 +175,15 @@ def _regret(cell: dict[str, float]) -> str:
     return f"{cell['regret']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
-_KINDS = {"entries": entries, "rivals": rivals, "rates": rates, "signal": signal, "bench": bench, "league": league}
+_KINDS = {
+    "entries": entries,
+    "rivals": rivals,
+    "rates": rates,
+    "signal": signal,
+    "bench": bench,
+    "league": league,
+    "transfer": transfer,
+}
 
 
 def filled(page: str) -> str:
@@ -173,6 +207,7 @@ def _draw(name: str) -> None:
 if __name__ == "__main__":
     _draw("shakespeare_rich")
     report.draw(TyingBench.load(), _ROOT / "img", "tyingbench_")
+    picture(_trials()).savefig(_ROOT / "img" / "tyingbench_league.png", dpi=100)
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
         after = filled(before)

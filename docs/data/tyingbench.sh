@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes again what docs/tyingbench.md shows. Two hours for the table on two cores; it goes on where it was interrupted.
+# Makes again what docs/tyingbench.md shows: two hours for the table on two cores, a quarter of an hour for the rest.
+# Interrupted, the table and the comparisons go on where they were.
 #
 #     docs/data/tyingbench.sh input.txt     # tinyshakespeare, sha256 86c4e6aa...
 set -euo pipefail
@@ -7,4 +8,28 @@ text=$1
 out=${2:-comparisons/tyingbench}
 
 python -m experiments.tyingbench build --layers 6 --seeds 5 --data.path "$text" --out "$out/shakespeare-6"
-python -m experiments.tyingbench agents --trials 200 --out "$out/league"
+
+# The library's agents take a second per trial to learn, the others a fraction of that.
+league() {
+    name=$1
+    shift
+    python -m experiments.tyingbench agents --queries 60 --out "$out/$name" "$@"
+}
+library=(dqn qrdqn recurrent_ppo)
+own=("random --env.action-mode joint" random "surrogate --agent.explore 1" "surrogate --agent.features rule --agent.explore 1"
+    "local_search --agent.explore 1" "local_search --agent.explore 1 --reward improvement" "evolution --agent.explore 1"
+    "thompson --agent.explore 1" "ucb --agent.explore 1" double_dqn ppo maskable_ppo a2c paper)
+league league --trials 200 --agents "${own[@]}"
+league league_library --trials 50 --agents "${library[@]}"
+
+# A policy that learned on the table, in runs on another text and of another depth, beginning untied.
+[ -d "$out/policy" ] || python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out "$out/policy"
+transfer() {
+    name=$1
+    shift
+    python -m experiments.compare --seeds 5 --preset mini --trainer.iterations 240 --env.decision-interval 3 \
+        --env.initial-pointers independent --out "$out/transfer_$name" --agents independent private_first random \
+        "double_dqn --agent.network per_layer" "double_dqn --agent.network per_layer --agent.init-from $out/policy" "$@"
+}
+transfer text
+transfer depth --model.num-layers 8 --data.path "$text"

@@ -62,8 +62,7 @@ def tables(bench: TyingBench) -> dict[str, pd.DataFrame]:
 
 def letters(pattern: Pointers) -> str:
     """Return a pattern as letters in the order of their first use: 0 1 1 3 as ABBC."""
-    order = {root: index for index, root in enumerate(pattern.roots)}
-    return "".join(letter(order[root]) for root in pattern)
+    return "".join(letter(pattern.roots.index(root)) for root in pattern)
 
 
 def _means(bench: TyingBench, budget: float = 1.0) -> np.ndarray:
@@ -403,7 +402,7 @@ def _rows(axes: Axes, bench: TyingBench, chosen: Sequence[int] | np.ndarray) -> 
     axes.pcolormesh(
         np.arange(bench.num_layers + 1) - 0.5,
         np.arange(len(patterns) + 1) - 0.5,
-        np.array([[colour(root, bench.num_layers) for root in pattern] for pattern in patterns]),
+        np.array([[colour(p.roots.index(root), bench.num_layers) for root in p] for p in patterns]),
         edgecolor="white",
         linewidth=2,
     )
@@ -421,16 +420,17 @@ def _rows(axes: Axes, bench: TyingBench, chosen: Sequence[int] | np.ndarray) -> 
 
 
 def pairs(bench: TyingBench) -> Figure:
-    """Draw what tying each pair of layers costs: least squares over all patterns with the number of unique layers."""
+    """Draw what tying each pair of layers costs, by least squares over all patterns."""
     figure = _figure(5.6, 4.8)
     axes = figure.subplots()
     ties = _ties(bench)
     costs = np.linalg.lstsq(np.column_stack([np.ones(len(ties)), ties]), _means(bench), rcond=None)[0][1:]
     grid = np.full((bench.num_layers, bench.num_layers), np.nan)
-    for (i, j), cost in zip(combinations(range(bench.num_layers), 2), costs, strict=True):
-        grid[j, i] = 1000 * cost
-        axes.text(i, j, f"{1000 * cost:+.0f}", ha="center", va="center")
-    limit = np.nanmax(np.abs(grid))
+    limit = 1000 * np.abs(costs).max()
+    for (i, j), cost in zip(combinations(range(bench.num_layers), 2), 1000 * costs, strict=True):
+        grid[j, i] = cost
+        ink = "white" if abs(cost) > 0.6 * limit else "black"
+        axes.text(i, j, f"{cost:+.0f}", ha="center", va="center", color=ink)
     image = axes.imshow(grid, cmap="RdBu_r", vmin=-limit, vmax=limit)
     figure.colorbar(image, label="cost of tying [thousandths of a nat per token]")
     axes.set(xlabel="layer", ylabel="layer", title="what tying two layers costs")
