@@ -103,8 +103,9 @@ def test_the_readme_gives_the_figures_that_were_measured() -> None:
         assert form.format(value).replace("%", " %") in table, what
 
 
-def test_the_tables_of_results_are_those_of_the_data() -> None:
-    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
+def test_the_tables_of_a_page_are_those_of_the_data(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
     assert tables.filled(page) == page
     assert page.count("<!-- table ") == page.count("<!-- end -->") >= 2
 

@@ -44,6 +44,7 @@ MODES = {
     "double_dqn": ["cursor", "pair"],
     "local_search": ["joint"],
     "evolution": ["joint"],
+    "surrogate": ["joint"],
     "thompson": ["pair", "cursor"],
     "ucb": ["cursor", "pair"],
     "gradient_similarity": ["cursor"],
@@ -170,7 +171,8 @@ def test_hyperparameters_are_set_and_checked() -> None:
         (
             "dqn",
             "joint",
-            "agents that fit: ppo, maskable_ppo, recurrent_ppo, a2c, local_search, evolution, random, fixed strategies",
+            "agents that fit: ppo, maskable_ppo, recurrent_ppo, a2c, local_search, evolution, surrogate, random, fixed "
+            "strategies",
         ),
         (
             "sequence:3",

@@ -50,7 +50,7 @@ def test_the_published_agent_learns_once_its_bootstrap_is_gone() -> None:
     assert score("paper", gamma=0.0) < score("random") - 0.05
 
 
-SEARCHES = ("local_search", "evolution", "thompson", "ucb")
+SEARCHES = ("local_search", "evolution", "surrogate", "thompson", "ucb")
 
 
 def held(name: str, mode: str) -> float:
@@ -70,6 +70,7 @@ def held(name: str, mode: str) -> float:
 SEARCH_MARGINS = {
     ("local_search", "joint"): 0.40,
     ("evolution", "joint"): 0.25,
+    ("surrogate", "joint"): 0.45,
     ("thompson", "pair"): 0.30,
     ("thompson", "cursor"): 0.2,
     ("ucb", "cursor"): 0.30,

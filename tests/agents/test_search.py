@@ -12,7 +12,7 @@ import envs  # noqa: F401 (registers the environments)
 from agents.search import Baseline, neighbours
 from tying import Pointers
 
-SEARCHES = ["local_search", "evolution"]
+SEARCHES = ["local_search", "evolution", "surrogate"]
 
 
 def run_of(name: str, num_decisions: int, seed: int = 0, noise: float = 0.0, **options: Any) -> list[Pointers]:

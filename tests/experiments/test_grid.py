@@ -2,16 +2,14 @@
 
 import json
 import shlex
-import sys
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from experiments import grid, workers
+from experiments import grid
 from experiments.cli import gather
 from experiments.command import parse
 from experiments.retrain import fixed_entries
@@ -174,52 +172,20 @@ def test_what_the_grid_is_of_is_written_down_and_added_to(tmp_path: Path) -> Non
 # Who carries the runs out.
 
 
-def test_ray_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    workers.require_backend("loky")
-    with pytest.raises(InputError, match=r"--backend ray needs the `ray` library: pip install 'layer-tying\[ray\]'"):
-        workers.require_backend("ray")
-
-
-class Ray(types.ModuleType):
-    """As much of Ray as the grid uses: tasks run when they are waited for, the last begun first."""
-
-    def __init__(self) -> None:
-        super().__init__("ray")
-        self.started = False
-        self.most = 0
-
-    def is_initialized(self) -> bool:
-        return self.started
-
-    def init(self) -> None:
-        assert not self.started
-        self.started = True
-
-    def remote(self, num_cpus: int) -> Callable[[Callable[[Any], Any]], Any]:
-        assert num_cpus == 1
-        return lambda function: types.SimpleNamespace(remote=lambda *arguments: (function, arguments))
-
-    def wait(self, running: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
-        assert self.started and num_returns == 1
-        self.most = max(self.most, len(running))
-        return running[-1:], running[:-1]
-
-    def get(self, tasks: list[Any]) -> list[Any]:
-        return [function(*arguments) for function, arguments in tasks]
-
-
-def test_ray_carries_out_every_run_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = Ray()
-    monkeypatch.setitem(sys.modules, "ray", ray)
+def test_every_run_that_is_not_done_is_carried_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "_carry_out", lambda cell: grid.Outcome(cell, 1.0, "no time"))
     cells = grid.plan(tmp_path, [entry("random"), entry("independent")], [0, 1, 2])
-    outcomes = grid.carry_out(cells, jobs=2, backend="ray", console=Console(quiet=True))
+    write_json(cells[3].run.final / "summary.json", {})
+    screen = StringIO()
+    outcomes = grid.carry_out(cells, jobs=1, backend="loky", console=Console(file=screen, width=100))
     assert sorted((o.cell.entry.label, o.cell.seed) for o in outcomes) == [
         (label, seed) for label in ("independent", "random") for seed in (0, 1, 2)
     ]
-    assert {outcome.failure for outcome in outcomes} == {"no time"}
-    assert ray.most == 2
+    assert [(o.cell.entry.label, o.cell.seed) for o in outcomes if o.failure is None] == [("independent", 1)]
+    there, *lines = screen.getvalue().splitlines()
+    assert there == "1 of 6 runs are there already"
+    assert len(lines) == 5
+    assert lines[0].startswith("1/5, ") and lines[0].endswith("random, seed 0: FAILED: no time")
 
 
 # What retrain compares with.

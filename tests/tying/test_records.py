@@ -2,17 +2,22 @@
 
 import json
 import math
+import os
+import platform
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tying import records
 from tying.errors import InputError
 from tying.pointers import Pointers
-from tying.records import FORMAT, Decision, RunDirectory, Window, perplexity, window_of
+from tying.records import FORMAT, Decision, RunDirectory, Window, made_by, perplexity, window_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 WINDOW = Window(8, 2048, 4.1, 4.0, 3.9, 100, 400, (0.1, 0.2), (0.0, 1.0))
@@ -31,12 +36,40 @@ DECISION = Decision(
 )
 
 
+def missing(*_: Any, **__: Any) -> None:
+    raise FileNotFoundError
+
+
 def through_json(value: dict[str, Any]) -> dict[str, Any]:
     back: dict[str, Any] = json.loads(json.dumps(value))
     return back
 
 
 # Values.
+
+
+def test_what_makes_things_is_told() -> None:
+    told = through_json(made_by())
+    assert told.keys() == {"python", "platform", "processor", "cores", "git", "packages"}
+    assert told["python"] == platform.python_version()
+    assert told["cores"] == os.cpu_count()
+    assert told["packages"]["numpy"] == np.__version__
+
+
+def test_a_package_or_a_program_that_is_not_there_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(subprocess, "run", missing)
+    told = made_by()
+    assert told["packages"] == {"numpy": np.__version__, "no-such-package": None}
+    assert told["git"] is None
+
+
+def test_where_linux_does_not_tell_the_processor_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(platform, "processor", lambda: "abacus")
+    assert records._processor() == "abacus"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags : fpu\nmodel name\t: Sand 9 @ 1 Hz\nmodel name : x\n")
+    assert records._processor() == "Sand 9 @ 1 Hz"
 
 
 @given(

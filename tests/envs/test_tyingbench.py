@@ -1,0 +1,441 @@
+"""TyingBench: a small table against brute force, damaged files, and the shipped tables themselves."""
+
+import functools
+import math
+import os
+import random
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from envs import tyingbench
+from envs.presets import Setup
+from envs.tyingbench import BUDGETS, COLUMNS, DEFAULT, FOLDER, Row, Split, TyingBench, names, read_rows
+from tests.envs.tables import FACTS, loss_of, make_rows, write_table
+from tying import Pointers, models, strategies
+from tying.config import build
+from tying.errors import InputError
+
+ROWS = make_rows()
+PATTERNS = list(Pointers.all(3))
+prices = st.floats(0, 2)
+budgets = st.sampled_from(BUDGETS)
+
+
+@functools.cache
+def small() -> TyingBench:
+    """Return a table of 5 patterns, 3 seeds and 3 budgets."""
+    return TyingBench(ROWS, FACTS)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """The small table in files."""
+    return write_table(tmp_path / "mine.csv", ROWS)
+
+
+def refused(action: Callable[[], object]) -> str:
+    """Return the one line with which something is refused."""
+    with pytest.raises(InputError) as caught:
+        action()
+    (line,) = caught.value.lines
+    assert "\n" not in line
+    return line
+
+
+def objective(pattern: Pointers, price: float, budget: float, split: Split = "test") -> float:
+    """Return a pattern's objective, from the rows themselves."""
+    rows = [row for row in ROWS if row.pointers == pattern and row.budget == budget]
+    losses = [row.test_loss if split == "test" else row.reward_loss for row in rows]
+    return sum(losses) / len(losses) + price * rows[0].block_params / 3000
+
+
+# What is in a table.
+
+
+def test_a_table_knows_what_is_in_it() -> None:
+    bench = small()
+    assert bench.patterns == tuple(PATTERNS)
+    assert (bench.num_layers, bench.seeds, bench.budgets) == (3, (0, 1, 2), (0.25, 0.5, 1.0))
+    assert bench.uniform_loss == math.log(256)
+    assert bench.facts == FACTS
+    assert bench.param_shares.tolist() == [1 / 3, 2 / 3, 2 / 3, 2 / 3, 1]
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    rows = [*ROWS]
+    random.Random(0).shuffle(rows)
+    mixed = TyingBench(rows, FACTS)
+    assert (mixed.patterns, mixed.seeds, mixed.budgets) == (small().patterns, small().seeds, small().budgets)
+    assert np.array_equal(mixed.losses("reward", 0.5), small().losses("reward", 0.5))
+
+
+def test_losses_are_those_of_the_rows() -> None:
+    for budget in BUDGETS:
+        expected = [[loss_of(pattern, seed, budget) for seed in range(3)] for pattern in PATTERNS]
+        assert small().losses("test", budget).tolist() == expected
+    rewards = [[row.reward_loss for row in ROWS if (row.pointers, row.budget) == (p, 1.0)] for p in PATTERNS]
+    assert small().losses("reward").tolist() == rewards
+
+
+def test_a_table_survives_its_files(table: Path) -> None:
+    loaded = TyingBench.load(table)
+    assert read_rows(table) == ROWS
+    assert loaded.facts == FACTS
+    for budget in BUDGETS:
+        assert np.array_equal(loaded.losses("test", budget), small().losses("test", budget))
+
+
+def test_whoever_looks_at_a_table_cannot_change_it() -> None:
+    bench = TyingBench(ROWS, FACTS)
+    for array in (bench.losses(), bench.param_shares):
+        with suppress(ValueError):  # read-only arrays will do
+            array[:] = 0
+    assert np.array_equal(bench.losses(), small().losses())
+    assert np.array_equal(bench.param_shares, small().param_shares)
+
+
+@given(
+    pointers=st.integers(0, 14).map(list(Pointers.all(4)).__getitem__),
+    counts=st.tuples(*[st.integers(0, 10**12)] * 4),
+    budget=st.integers(1, 1000).map(lambda thousandths: thousandths / 1000),
+    losses=st.tuples(*[st.integers(0, 10**8).map(lambda millionths: millionths / 10**6)] * 2),
+    seconds=st.integers(0, 10**9).map(lambda thousandths: thousandths / 1000),
+)
+def test_a_row_survives_its_line(
+    pointers: Pointers, counts: tuple[int, int, int, int], budget: float, losses: tuple[float, float], seconds: float
+) -> None:
+    row = Row(pointers, counts[0], budget, counts[1], *losses, seconds, *counts[2:])
+    cells = row.to_text()
+    assert len(cells) == len(COLUMNS)
+    assert Row.from_text(cells) == row
+    assert Row.from_text(cells).to_text() == cells
+
+
+def test_a_line_reads_as_a_person_expects() -> None:
+    row = Row(Pointers((0, 1, 1)), 4, 0.25, 81_920, 2.6524912, 2.5, 2.8284, 119_104, 98_560)
+    assert ",".join(row.to_text()) == "0 1 1,4,0.25,81920,2.652491,2.500000,2.828,119104,98560"
+
+
+# What is asked of it.
+
+
+def test_a_query_is_the_row_of_its_seed() -> None:
+    for row in ROWS:
+        found = small().query(row.pointers, row.budget, row.seed)
+        assert found == {
+            "reward_loss": row.reward_loss,
+            "test_loss": row.test_loss,
+            "test_ppl": pytest.approx(math.exp(row.test_loss)),
+            "seconds": row.seconds,
+            "tokens": row.tokens,
+            "trainable_params": row.trainable_params,
+            "block_params": row.block_params,
+            "param_share": row.pointers.num_unique / 3,
+        }
+
+
+def test_a_query_without_a_seed_is_the_mean_over_seeds() -> None:
+    for pattern in PATTERNS:
+        for budget in BUDGETS:
+            rows = [row for row in ROWS if (row.pointers, row.budget) == (pattern, budget)]
+            found = small().query(list(pattern), budget)
+            for name in ("reward_loss", "test_loss", "seconds"):
+                assert found[name] == pytest.approx(sum(getattr(row, name) for row in rows) / 3), name
+            assert found["test_ppl"] == pytest.approx(math.exp(found["test_loss"]))
+            assert found["tokens"] == rows[0].tokens
+
+
+@given(price=prices, budget=budgets)
+def test_places_and_regrets_are_those_of_brute_force(price: float, budget: float) -> None:
+    bench = small()
+    values = {pattern: objective(pattern, price, budget) for pattern in PATTERNS}
+    in_order = sorted(values, key=lambda pattern: values[pattern])
+    assume(all(values[b] - values[a] > 1e-9 for a, b in pairwise(in_order)))  # equals have a test of their own
+    low, high = values[in_order[0]], values[in_order[-1]]
+    assert bench.objectives(price, budget) == pytest.approx(list(values.values()))
+    assert bench.objectives(price, budget, "reward") == pytest.approx(
+        [objective(p, price, budget, "reward") for p in PATTERNS]
+    )
+    assert bench.best(price, budget) == in_order[0]
+    for place, pattern in enumerate(in_order, start=1):
+        assert bench.rank(pattern, price, budget) == place
+        assert bench.regret(pattern, price, budget) == pytest.approx(values[pattern] - low, abs=1e-12)
+        share = (values[pattern] - low) / (high - low)
+        assert bench.normalised_regret(pattern, price, budget) == pytest.approx(share, abs=1e-9)
+
+
+@given(price=prices, budget=budgets)
+def test_regret_is_nothing_for_the_best_and_one_for_the_worst(price: float, budget: float) -> None:
+    bench = small()
+    best = bench.best(price, budget)
+    assert bench.rank(best, price, budget) == 1
+    assert bench.regret(best, price, budget) == bench.normalised_regret(best, price, budget) == 0
+    worst = max(PATTERNS, key=lambda pattern: bench.regret(pattern, price, budget))
+    assert bench.normalised_regret(worst, price, budget) == 1
+    assert bench.rank(worst, price, budget) > 1
+    assert all(0 <= bench.normalised_regret(pattern, price, budget) <= 1 for pattern in PATTERNS)
+
+
+def test_a_price_moves_the_best_towards_few_parameters() -> None:
+    assert small().best(0.0).num_unique == 3
+    assert small().best(10.0).num_unique == 1
+
+
+def test_equals_have_one_place_and_the_next_counts_all_of_them() -> None:
+    losses = dict(zip(PATTERNS, [2.5, 1.5, 2.0, 1.5, 3.0], strict=True))
+    bench = TyingBench(make_rows(loss=lambda pattern, *_: losses[pattern]))
+    assert [bench.rank(pattern) for pattern in PATTERNS] == [4, 1, 3, 1, 5]
+    assert bench.regret(PATTERNS[1]) == bench.regret(PATTERNS[3]) == 0
+    assert bench.best() == PATTERNS[1]
+
+
+@pytest.mark.parametrize(
+    ("ask", "line"),
+    [
+        (lambda bench: bench.query((0, 1)), "pattern '0 1' has 2 layers: the table is of 3 layers"),
+        (lambda bench: bench.regret((0, 1, 2, 3)), "pattern '0 1 2 3' has 4 layers: the table is of 3 layers"),
+        (
+            lambda bench: bench.rank((0, 2, 2)),
+            "pointers[1] = 2: a layer points at itself or an earlier one (0 to 1)",
+        ),
+        (
+            lambda bench: bench.query((0, 1, 1), budget=0.3),
+            "budget 0.3 is not in the table: allowed are 0.25, 0.5, 1",
+        ),
+        (lambda bench: bench.losses("test", 2), "budget 2 is not in the table: allowed are 0.25, 0.5, 1"),
+        (lambda bench: bench.best(0.1, budget=0.3), "budget 0.3 is not in the table: allowed are 0.25, 0.5, 1"),
+        (lambda bench: bench.query((0, 1, 1), seed=3), "seed 3 is not in the table: allowed are 0, 1, 2, or None"),
+    ],
+)
+def test_what_is_not_in_the_table_is_refused(ask: Callable[[TyingBench], object], line: str) -> None:
+    assert refused(lambda: ask(small())) == line
+
+
+# Tables that are not whole.
+
+
+@pytest.mark.parametrize(
+    ("rows", "part"),
+    [
+        ([], "a table without rows"),
+        (ROWS[:-1], "has 45 rows; here are 44, 44 of them different"),
+        ([*ROWS, ROWS[7]], "has 45 rows; here are 46, 45 of them different"),
+        ([*ROWS[:-1], ROWS[7]], "has 45 rows; here are 45, 44 of them different"),
+        (ROWS[9:], "a table of 5 patterns, 3 seeds and 3 budgets has 45 rows; here are 36"),
+        ([*ROWS[:-1], replace(ROWS[-1], pointers=Pointers((0, 1)))], ""),
+        ([*ROWS[:-1], replace(ROWS[-1], pointers=Pointers((0, 1, 2, 3)))], ""),
+        ([*ROWS[:-1], replace(ROWS[-1], seed=3)], "4 seeds"),
+    ],
+    ids=["empty", "missing", "doubled", "doubled for another", "a pattern", "fewer layers", "more layers", "another seed"],
+)
+def test_a_table_that_is_not_whole_is_refused(rows: list[Row], part: str) -> None:
+    assert part in refused(lambda: TyingBench(rows))
+
+
+def test_a_table_file_that_is_not_whole_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "mine.csv", ROWS[:-1])
+    assert refused(lambda: TyingBench.load(path)).startswith(f"{path}: a table of 5 patterns, 3 seeds and 3 budgets has 45")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 0 2,0,0.25,1000,2.9,two,3.0,2500,2000",
+        "0 0 2,0,0.25,1000,2.9,2.8,3.0,2500",
+        "0 0 2,0,0.25,1000,2.9,2.8,3.0,2500,2000,1",
+        "0 2 2,0,0.25,1000,2.9,2.8,3.0,2500,2000",
+        "0 0 2,0.5,0.25,1000,2.9,2.8,3.0,2500,2000",
+        "0 0 2,0,0.25,1000,2.9,nan,3.0,2500,2000",
+        "0 0 2,0,0.25,1000,inf,2.8,3.0,2500,2000",
+        "0 0 2,0,0.25,10\r00,2.9,2.8,3.0,2500,2000",
+        "\0\0\0\0",
+        "",
+    ],
+    ids=["word", "too few", "too many", "pattern", "seed", "nan", "inf", "carriage return", "zeros", "empty"],
+)
+def test_a_damaged_line_is_named(table: Path, line: str) -> None:
+    lines = table.read_text().split("\n")
+    lines[4] = line
+    table.write_bytes("\n".join(lines).encode())
+    assert refused(lambda: TyingBench.load(table)).startswith(f"{table}: line 5 is damaged (")
+
+
+def test_a_file_that_is_no_text_is_refused(table: Path) -> None:
+    table.write_bytes(table.read_bytes()[:-10] + b"\xff\xfe\n")
+    assert refused(lambda: TyingBench.load(table)).startswith(f"{table}: unreadable (")
+
+
+@pytest.mark.parametrize("lost", [1, 10, len(",".join(ROWS[-1].to_text()))])
+def test_a_last_line_that_was_cut_short_is_left_out(table: Path, lost: int) -> None:
+    table.write_bytes(table.read_bytes()[:-lost])
+    assert read_rows(table) == ROWS[:-1]
+    assert "has 45 rows; here are 44" in refused(lambda: TyingBench.load(table))
+
+
+@pytest.mark.parametrize(
+    "columns", [COLUMNS[:-1], (*COLUMNS, "more"), COLUMNS[::-1], ROWS[0].to_text()], ids=["fewer", "more", "order", "none"]
+)
+def test_other_columns_are_refused(table: Path, columns: Sequence[str]) -> None:
+    table.write_text("\n".join([",".join(columns), *table.read_text().split("\n")[1:]]))
+    line = refused(lambda: TyingBench.load(table))
+    assert line == f"{table}: its columns are {', '.join(columns)}; a table has {', '.join(COLUMNS)}"
+
+
+def test_an_empty_file_is_refused(table: Path) -> None:
+    table.write_text("")
+    assert refused(lambda: TyingBench.load(table)).startswith(f"{table}: its columns are ")
+
+
+@pytest.mark.parametrize("found", [0, 2, None])
+def test_a_table_of_another_format_is_refused(tmp_path: Path, found: int | None) -> None:
+    path = write_table(tmp_path / "mine.csv", ROWS, format=found)
+    assert refused(lambda: TyingBench.load(path)) == f"{path}: written by format {found}, this version reads format 1"
+
+
+def test_a_table_without_its_facts_is_refused(table: Path) -> None:
+    facts = table.with_suffix(".json")
+    facts.unlink()
+    assert refused(lambda: TyingBench.load(table)) == f"{facts}: no such file"
+
+
+# Tables by name.
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of shipped tables, with two of them."""
+    folder = tmp_path / "shelf"
+    write_table(folder / "shakespeare-3.csv", ROWS)
+    write_table(folder / "poe-2.csv", make_rows(num_layers=2, num_seeds=1))
+    monkeypatch.setattr(tyingbench, "FOLDER", folder)
+    return folder
+
+
+def test_shipped_tables_go_by_their_names(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert names() == ("poe-2", "shakespeare-3")
+    assert (TyingBench.load("poe-2").num_layers, TyingBench.load("shakespeare-3").num_layers) == (2, 3)
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "own.csv", make_rows(num_layers=4, num_seeds=1))
+    assert TyingBench.load("own.csv").num_layers == 4
+
+
+@pytest.mark.parametrize(("name", "hint"), [("shakspeare-3", "did you mean 'shakespeare-3'? "), ("zzz", "")])
+def test_a_name_that_is_none_is_refused_with_the_nearest(shelf: Path, name: str, hint: str) -> None:
+    allowed = "allowed: poe-2, shakespeare-3, or the path of a CSV file"
+    assert refused(lambda: TyingBench.load(name)) == f"no table {name!r}: {hint}{allowed}"
+
+
+def test_a_folder_is_no_table(shelf: Path) -> None:
+    assert refused(lambda: TyingBench.load(shelf)).startswith(f"no table {str(shelf)!r}: ")
+
+
+# The shipped tables.
+
+SHIPPED = names()
+
+
+@functools.cache
+def shipped(name: str) -> TyingBench:
+    return TyingBench.load(name)
+
+
+def setup_of(name: str) -> Setup:
+    """Return what a shipped table was made from."""
+    return build(Setup, shipped(name).facts["setup"])
+
+
+def test_the_default_table_is_shipped() -> None:
+    assert DEFAULT in SHIPPED
+
+
+def test_the_default_table_is_all_tyings_of_six_layers_on_tinyshakespeare() -> None:
+    bench = TyingBench.load()
+    assert len(bench.patterns) == 203
+    assert len(bench.seeds) >= 5
+    assert bench.budgets == BUDGETS
+    assert len(read_rows(FOLDER / f"{DEFAULT}.csv")) == 203 * len(bench.seeds) * 3
+    assert bench.facts["corpus_sha256"] == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_parameters_are_those_of_a_real_model(name: str) -> None:
+    """A model whose layers are tied by putting one block into several places counts each block once."""
+    setup, bench = setup_of(name), shipped(name)
+    assert (setup.binding.share, setup.binding.norms) == ("block", "shared")
+    model = models.build(setup.model, bench.facts["vocab_size"], seed=0)
+    blocks = list(model.h)
+    for pattern in bench.patterns:
+        for layer, root in enumerate(pattern):
+            model.h[layer] = blocks[root]
+        found = bench.query(pattern)
+        assert found["block_params"] == models.num_params(model.h)
+        assert found["trainable_params"] == models.num_params(model)
+        assert found["param_share"] == pytest.approx(pattern.num_unique / len(pattern))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_rows_are_of_one_run_each(name: str) -> None:
+    setup, rows = setup_of(name), read_rows(FOLDER / f"{name}.csv")
+    assert {row.pointers.num_layers for row in rows} == {setup.model.num_layers}
+    runs: dict[tuple[Pointers, int], list[Row]] = {}
+    for row in rows:
+        assert row.tokens == row.budget * setup.trainer.iterations * setup.trainer.batch_size * setup.model.context
+        assert 0 < row.test_loss < shipped(name).uniform_loss and 0 < row.reward_loss < shipped(name).uniform_loss
+        runs.setdefault((row.pointers, row.seed), []).append(row)
+    for run in runs.values():
+        assert tuple(row.budget for row in run) == BUDGETS
+        assert 0 < run[0].tokens < run[1].tokens < run[2].tokens
+        assert 0 < run[0].seconds < run[1].seconds < run[2].seconds
+        assert len({(row.trainable_params, row.block_params) for row in run}) == 1
+    means = [shipped(name).losses("test", budget).mean() for budget in BUDGETS]
+    assert means[0] > means[1] > means[2]
+    assert rows == sorted(rows, key=lambda row: (row.pointers, row.seed, row.budget))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_facts_say_how_it_was_made(name: str) -> None:
+    facts, rows = shipped(name).facts, read_rows(FOLDER / f"{name}.csv")
+    assert facts["command"].startswith("python -m experiments.tyingbench build ")
+    assert facts["seconds"] == pytest.approx(sum(row.seconds for row in rows if row.budget == 1))
+    assert facts["made_by"]["packages"]["torch"]
+    assert facts["made_by"]["processor"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_files_hold_figures_and_no_text(name: str) -> None:
+    _, *lines = (FOLDER / f"{name}.csv").read_text().splitlines()
+    assert all(re.fullmatch(r"[0-9 ,.]+", line) for line in lines)
+    assert (FOLDER / f"{name}.json").stat().st_size < 4_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TYING_SHAKESPEARE" not in os.environ, reason="needs the text: TYING_SHAKESPEARE=PATH")
+@pytest.mark.parametrize(("strategy", "seed"), [("independent", 0), ("all_tied", 1), ("sandwich", 2), ("0 1 0 3 1 3", 3)])
+def test_rows_can_be_made_again(strategy: str, seed: int) -> None:
+    """Within four standard deviations of a seed's noise, since other processors and versions round otherwise."""
+    from experiments.tyingbench.build import Job, train
+    from experiments.tyingbench.report import components
+
+    bench, setup = shipped(DEFAULT), setup_of(DEFAULT)
+    pattern = strategies.make(strategy, bench.num_layers)
+    again = replace(setup, data=replace(setup.data, path=os.environ["TYING_SHAKESPEARE"]))
+    outcome = train(Job(again, pattern, seed))
+    assert [row.budget for row in outcome.rows] == list(BUDGETS)
+    for row in outcome.rows:
+        there = bench.query(pattern, row.budget, seed)
+        for split in ("test", "reward"):
+            _, noise = components(bench.losses(split, row.budget))
+            assert getattr(row, f"{split}_loss") == pytest.approx(there[f"{split}_loss"], abs=4 * noise), (
+                split,
+                row.budget,
+            )
+        assert (row.tokens, row.block_params) == (there["tokens"], there["block_params"])

@@ -1,0 +1,518 @@
+"""`tyingbench` as a person runs it: a table of all tyings, its report, and the league of agents."""
+
+import csv
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from envs.presets import PRESETS, Setup
+from envs.tyingbench import BUDGETS, COLUMNS, TyingBench, read_rows
+from experiments.tyingbench import build, league, report
+from experiments.tyingbench.__main__ import main
+from tests.conftest import Finished, Scripts, single_thread, words
+from tests.envs.tables import make_rows, write_table
+from tying import Pointers
+from tying.config import build as build_config
+from tying.config import to_dict
+from tying.data import prepare
+from tying.errors import DivergenceError
+from tying.trainer import Trainer
+
+pytestmark = pytest.mark.e2e
+
+Run = Callable[..., Finished]
+
+PATTERNS = list(Pointers.all(3))
+FLAGS = (
+    "--layers 3 --seeds 2 --preset tiny --trainer.iterations 8 --model.width 8 --model.context 16 --reward.num-batches 3 "
+    "--jobs 1 --out t"
+).split()
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what is in each file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def lines_of(path: Path) -> list[dict[str, str]]:
+    """Return a table's lines but for the clock."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: cell for name, cell in line.items() if name != "seconds"} for line in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text; its absolute path is a setting, so that a copied table is still the same."""
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    path.write_text(words(6_000), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished table; tests that change it take a copy."""
+    from experiments import cli
+
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch, single_thread():
+        patch.chdir(folder)
+        assert cli.status(main, ["build", *FLAGS, "--data.path", str(corpus)]) == 0
+    return folder / "t"
+
+
+@pytest.fixture
+def copied(built: Path, tmp_path: Path) -> Path:
+    """The table's folder in the test's own."""
+    return Path(shutil.copytree(built, tmp_path / "t"))
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None) -> Run:
+    """Call the script inside this process, in the test's own folder."""
+    from experiments import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Finished:
+        capsys.readouterr()
+        status = cli.status(main, [str(argument) for argument in arguments])
+        return Finished(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def build_again(call: Run, corpus: Path) -> Run:
+    """Ask for the table again; further flags stand above the others."""
+    return lambda *arguments: call("build", *FLAGS, "--data.path", corpus, *arguments)
+
+
+# A table.
+
+
+def test_every_artefact_is_there(built: Path, corpus: Path) -> None:
+    assert {path.name for path in built.iterdir()} == {".lock", "plan.json", "rows.csv", "table.csv", "table.json"}
+    bench = TyingBench.load(built / "table.csv")
+    assert (bench.patterns, bench.seeds, bench.budgets) == (tuple(PATTERNS), (0, 1), BUDGETS)
+    rows = read_rows(built / "table.csv")
+    assert [(row.pointers, row.seed, row.budget) for row in rows] == [
+        (pattern, seed, budget) for pattern in PATTERNS for seed in (0, 1) for budget in BUDGETS
+    ]
+    facts = read(built / "table.json")
+    assert facts["format"] == 1
+    assert facts["vocab_size"] == 256
+    assert facts["corpus_sha256"] == hashlib.sha256(corpus.read_bytes()).hexdigest()
+    assert facts["seconds"] == pytest.approx(sum(row.seconds for row in rows if row.budget == 1), abs=0.01)
+    assert facts["setup"] == read(built / "plan.json")
+    assert facts["made_by"]["packages"].keys() >= {"torch", "numpy"}
+    assert shlex.split(facts["command"]) == [
+        *("python", "-m", "experiments.tyingbench", "build"),
+        *(*FLAGS, "--data.path", str(corpus)),
+    ]
+
+
+def test_seeds_are_outermost_so_that_less_is_a_table_of_fewer_seeds(built: Path) -> None:
+    jobs = dict.fromkeys((row.seed, row.pointers) for row in read_rows(built / "rows.csv"))
+    assert list(jobs) == [(seed, pattern) for seed in (0, 1) for pattern in PATTERNS]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("pattern", "seed"), [((0, 0, 2), 1), ((0, 1, 2), 0)])
+def test_a_row_is_what_a_run_of_its_own_comes_to(built: Path, pattern: tuple[int, ...], seed: int) -> None:
+    """Trained straight to the end: that a run is judged on its way leaves no trace."""
+    bench = TyingBench.load(built / "table.csv")
+    setup = build_config(Setup, bench.facts["setup"])
+    trainer = Trainer(prepare(setup.data), setup.model, setup.trainer, setup.optim, setup.binding, seed)
+    trainer.rebind(pattern)
+    trainer.train(8)
+    row = bench.query(pattern, seed=seed)
+    assert row["test_loss"] == pytest.approx(trainer.evaluate("test"), abs=1e-6)
+    assert row["reward_loss"] == pytest.approx(trainer.evaluate("reward", 3), abs=1e-6)
+    assert row["tokens"] == trainer.tokens == 8 * 8 * 16
+    assert (row["trainable_params"], row["block_params"]) == (trainer.trainable_params, trainer.binding.trainable_params)
+    assert bench.query(pattern, 0.25, seed)["tokens"] == 2 * 8 * 16
+
+
+def test_losses_fall_and_patterns_and_seeds_differ(built: Path) -> None:
+    bench = TyingBench.load(built / "table.csv")
+    assert (bench.losses("test", 0.25) > bench.losses("test", 1.0)).all()
+    assert len({*bench.losses().ravel()}) == 10
+
+
+def test_several_processes_make_the_same_table(scripts: Scripts, built: Path, corpus: Path, tmp_path: Path) -> None:
+    finished = scripts.run("tyingbench", "build", *FLAGS, "--data.path", corpus, "--jobs", "2", cwd=tmp_path)
+    assert (finished.status, finished.err) == (0, "")
+    assert "10 jobs in t, 0 of them done; interrupted, the same command goes on" in finished.out
+    assert finished.out.endswith("table      t/table.csv\n")
+    assert lines_of(tmp_path / "t" / "table.csv") == lines_of(built / "table.csv")
+
+
+@pytest.mark.parametrize(("flags", "name"), [([], "table"), (["--preset=mini"], "mini"), (["--preset", "mini"], "mini")])
+def test_a_table_is_of_the_preset_for_tables_unless_another_is_asked_for(
+    call: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], name: str
+) -> None:
+    monkeypatch.setattr(build, "train", lambda job: build.Outcome(job, (), "no time"))
+    command = ["build", "--layers", "3", "--seeds", "1", "--jobs", "1", "--data.path", corpus, "--out", "t", *flags]
+    assert call(*command).status == 1
+    plan, preset = read(tmp_path / "t" / "plan.json"), to_dict(PRESETS[name])
+    assert plan["model"] == {**preset["model"], "num_layers": 3}
+    assert plan["data"] == {**preset["data"], "path": str(corpus)}
+    for section in ("trainer", "optim", "binding", "reward"):
+        assert plan[section] == preset[section]
+
+
+# Asked for again.
+
+
+@pytest.mark.parametrize(
+    ("cut", "done"),
+    [
+        (lambda text: text[:-7], 9),  # in the middle of the last line
+        (lambda text: text[: text.rindex("\n", 0, -1) + 1], 9),  # two lines of three
+        (lambda text: text[: text.rindex("\n", 0, -1) - 3], 9),  # one line and a piece
+        (lambda text: "".join(text.splitlines(keepends=True)[:10]), 3),
+        (lambda text: text[: text.index("\n") + 1], 0),
+    ],
+    ids=["line", "job", "job and line", "seed", "everything"],
+)
+def test_a_table_that_is_cut_short_goes_on_to_the_same(
+    copied: Path, built: Path, build_again: Run, cut: Callable[[str], str], done: int
+) -> None:
+    for name in ("table.csv", "table.json"):
+        (copied / name).unlink()
+    rows = copied / "rows.csv"
+    rows.write_text(cut(rows.read_text()))
+    finished = build_again()
+    assert (finished.status, finished.err) == (0, "")
+    assert f"10 jobs in t, {done} of them done" in finished.out
+    assert lines_of(copied / "table.csv") == lines_of(built / "table.csv")
+    kept = (built / "rows.csv").read_text().splitlines()[: 1 + 3 * done]
+    assert rows.read_text().splitlines()[: 1 + 3 * done] == kept  # with the seconds that they took
+    assert len(read_rows(rows)) == 30
+
+
+def test_a_job_that_is_not_whole_is_tried_again_wherever_it_stands(copied: Path, built: Path, build_again: Run) -> None:
+    rows = copied / "rows.csv"
+    lines = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join(lines[:5] + lines[6:]))
+    assert "9 of them done" in build_again().out
+    assert lines_of(copied / "table.csv") == lines_of(built / "table.csv")
+
+
+def test_a_finished_table_is_taken_as_it_is(copied: Path, build_again: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, facts = files(copied), read(copied / "table.json")
+    monkeypatch.setattr(build, "train", lambda job: pytest.fail(f"trained {job}"))
+    (copied / "table.csv").unlink()
+    assert build_again().status == 0
+    again = files(copied)
+    assert again.keys() == before.keys()
+    assert [name for name in again if again[name] != before[name]] in ([], ["table.json"])  # sums of rounded seconds
+    assert read(copied / "table.json")["seconds"] == pytest.approx(facts["seconds"], abs=0.01)
+    assert read(copied / "table.json")["setup"] == facts["setup"]
+
+
+def test_more_seeds_and_fewer_can_be_asked_for_later(copied: Path, built: Path, build_again: Run) -> None:
+    finished = build_again("--seeds", "3")
+    assert finished.status == 0
+    assert "15 jobs in t, 10 of them done" in finished.out
+    bench = TyingBench.load(copied / "table.csv")
+    assert bench.seeds == (0, 1, 2)
+    assert [line for line in lines_of(copied / "table.csv") if line["seed"] != "2"] == lines_of(built / "table.csv")
+    assert (copied / "rows.csv").read_bytes().startswith((built / "rows.csv").read_bytes())
+    assert build_again("--seeds", "1").status == 0
+    assert TyingBench.load(copied / "table.csv").seeds == (0,)
+    assert len(read_rows(copied / "rows.csv")) == 45  # none is lost
+    assert build_again().status == 0
+    assert (copied / "table.csv").read_bytes() == (built / "table.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "other", [["--layers", "2"], ["--model.dropout", "0.1"], ["--trainer.iterations", "12"], ["--reward.num-batches", "2"]]
+)
+def test_other_settings_in_the_folder_are_refused(copied: Path, build_again: Run, other: list[str]) -> None:
+    before = files(copied)
+    finished = build_again(*other)
+    assert finished.status == 2
+    assert finished.complaints == ["error: t/plan.json: of a table with other settings: name a new folder with --out"]
+    assert files(copied) == before
+
+
+def test_a_damaged_record_is_refused(copied: Path, build_again: Run) -> None:
+    rows = copied / "rows.csv"
+    rows.write_text(rows.read_text().replace("0 0 2,1,0.5", "0 0 2,1,half", 1))
+    before = files(copied)
+    finished = build_again()
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert line.startswith("error: t/rows.csv: line ")
+    assert files(copied) == before
+
+
+def test_a_second_process_is_refused(copied: Path, build_again: Run) -> None:
+    before = files(copied)
+    with FileLock(copied / ".lock"):
+        finished = build_again("--seeds", "3")
+    assert finished.status == 2
+    assert finished.complaints == ["error: t: another process is building this table"]
+    assert files(copied) == before
+    assert build_again().status == 0
+
+
+# Failures.
+
+
+class Flaky(Trainer):
+    """Diverges in the middle of one run."""
+
+    def train(self, num_iterations: int, on_iteration: Any = None) -> Any:
+        if self.pointers == (0, 1, 0) and self.seed == 1 and self.iteration > 0:
+            raise DivergenceError("iteration 2: loss nan")
+        return super().train(num_iterations, on_iteration)
+
+
+def test_a_run_that_diverges_is_told_and_the_others_are_kept(
+    tmp_path: Path, built: Path, build_again: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "Trainer", Flaky)
+        finished = build_again()
+    assert finished.status == 1
+    assert finished.complaints == [
+        "error: '0 1 0', seed 1: iteration 2: loss nan",
+        "error: no table: 1 of 10 jobs failed; the same command tries them again",
+    ]
+    assert "FAILED: '0 1 0', seed 1: iteration 2: loss nan" in finished.out
+    assert {path.name for path in (tmp_path / "t").iterdir()} == {".lock", "plan.json", "rows.csv"}
+    there = lines_of(tmp_path / "t" / "rows.csv")
+    assert len(there) == 27
+    assert all(line in lines_of(built / "table.csv") for line in there)
+
+    finished = build_again()
+    assert (finished.status, finished.err) == (0, "")
+    assert "10 jobs in t, 9 of them done" in finished.out
+    assert lines_of(tmp_path / "t" / "table.csv") == lines_of(built / "table.csv")
+
+
+def test_a_learning_rate_that_is_too_high_is_a_failure_of_every_run(tmp_path: Path, build_again: Run) -> None:
+    finished = build_again("--seeds", "1", "--optim.learning-rate", "1e30", "--optim.warmup-iterations", "0")
+    assert finished.status == 1
+    assert len(finished.complaints) == 6
+    assert finished.complaints[-1] == "error: no table: 5 of 5 jobs failed; the same command tries them again"
+    assert "try a lower optim.learning_rate" in finished.complaints[0]
+    assert (tmp_path / "t" / "rows.csv").read_text() == ",".join(COLUMNS) + "\n"
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--trainer.iterations", "10"], "trainer.iterations = 10: a quarter of them must be a whole number"),
+        (["--layers", "1"], "layers = '1'"),
+        (["--layers", "9"], "layers = '9'"),
+        (["--seeds", "0"], "seeds = '0'"),
+        (["--jobs", "0"], "jobs = '0'"),
+        (["--backend", "ray"], "--backend ray needs the `ray` library"),
+        (["--modle.width", "8"], "unknown flag --modle.width"),
+        (["--seed", "3"], "--seed is for single runs"),
+        (["--data.path", "nothing.txt"], "data.path = 'nothing.txt'"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_made(
+    build_again: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    finished = build_again(*arguments)
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert line.startswith("error: ") and part in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("bild", "tyingbench 'bild': did you mean 'build'? allowed: build, "), ("zzz", "tyingbench 'zzz': allowed: build, ")],
+)
+def test_a_subcommand_that_is_none_is_refused_with_the_nearest(call: Run, name: str, part: str) -> None:
+    finished = call(name, "--out", "t")
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert line.startswith(f"error: {part}")
+
+
+def test_without_a_subcommand_all_are_named(call: Run) -> None:
+    finished = call()
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert all(name in line for name in ("build", "report", "agents"))
+    assert call("--help").status == 0
+
+
+# What it says.
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resample only a few times: intervals are the slow part."""
+    monkeypatch.setattr(report, "_RESAMPLES", 20)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_a_report_has_every_table_and_picture(call: Run, built: Path, tmp_path: Path) -> None:
+    finished = call("report", "--table", built / "table.csv", "--out", "r")
+    assert (finished.status, finished.err) == (0, "")
+    assert finished.out == "report     r/report.md\n"
+    pictures = {"landscape", "extremes", "pairs", "early"}
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"report.md", *(f"{name}.png" for name in pictures)}
+    page = (tmp_path / "r" / "report.md").read_text()
+    assert page.startswith(f"# {built / 'table.csv'}: 5 patterns, 2 seeds\n")
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [
+        "sizes",
+        "published",
+        "front",
+        "trust",
+        "rules",
+        "budgets",
+    ]
+    assert not {"nan", "inf", "nan%", "-inf%"} & set(page.replace("[", " ").replace("]", " ").split())
+    for name in pictures:
+        assert f"![{name}]({name}.png)" in page
+        assert (tmp_path / "r" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("layers", "seeds", "part"), [(4, 1, "seed"), (2, 2, "layers")])
+def test_a_table_that_says_nothing_has_no_report(call: Run, tmp_path: Path, layers: int, seeds: int, part: str) -> None:
+    write_table(tmp_path / "few.csv", make_rows(layers, seeds))
+    finished = call("report", "--table", "few.csv", "--out", "r")
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert part in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_report_of_no_table_is_refused(call: Run, tmp_path: Path) -> None:
+    finished = call("report", "--table", "nothing", "--out", "r")
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert line.startswith("error: no table 'nothing': ")
+    assert not list(tmp_path.iterdir())
+
+
+# Agents.
+
+AGENTS = ("random", "local_search --agent.explore 1")
+LEAGUE = ("--trials", "3", "--queries", "6", "--param-weights", "0", "0.1", "--jobs", "1", "--out", "l")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table in the test's own folder."""
+    return write_table(tmp_path / "own.csv", make_rows())
+
+
+def test_the_league_judges_every_agent_at_every_price(call: Run, table: Path, tmp_path: Path) -> None:
+    finished = call("agents", "--agents", *AGENTS, *LEAGUE, "--table", table)
+    assert (finished.status, finished.err) == (0, "")
+    folder = tmp_path / "l"
+    assert {path.name for path in folder.iterdir()} == {"league.csv", "league.md", "league.json", "league.png"}
+    assert (folder / "league.png").read_bytes().startswith(b"\x89PNG")
+    found = pd.read_csv(folder / "league.csv")
+    assert list(zip(found["param_weight"], found["agent"], found["queries"], strict=True)) == [
+        (price, agent, query) for price in (0.0, 0.1) for agent in AGENTS for query in range(1, 7)
+    ]
+    assert set(found["trials"]) == {3}
+    assert found["regret"].between(0, 1).all()
+    assert (found["low"] <= found["regret"]).all() and (found["regret"] <= found["high"]).all()
+    facts = read(folder / "league.json")
+    assert facts.keys() == {"command", "trials", "left_out", "seconds"}
+    assert (facts["trials"], facts["left_out"]) == (3, [])
+    assert shlex.split(facts["command"])[:6] == ["python", "-m", "experiments.tyingbench", "agents", "--agents", "random"]
+
+
+def test_the_leagues_figures_are_means_of_its_trials(call: Run, table: Path, tmp_path: Path) -> None:
+    assert call("agents", "--agents", *AGENTS, *LEAGUE, "--table", table).status == 0
+    found = pd.read_csv(tmp_path / "l" / "league.csv").set_index(["agent", "param_weight", "queries"])["regret"]
+    bench = TyingBench.load(table)
+    for entry in league.arena.entries(AGENTS, bench):
+        errand = league.Errand(entry, 0.1, (0, 1, 2), 6, 1.0, str(table))
+        trials = [league.trial(errand, bench, seed) for seed in errand.seeds]
+        for query in range(6):
+            mean = sum(trial[query] for trial in trials) / 3
+            assert found[entry.label, 0.1, query + 1] == pytest.approx(mean, abs=1e-5)
+
+
+def test_the_league_to_read_ends_with_the_last_query(call: Run, table: Path, tmp_path: Path) -> None:
+    finished = call("agents", "--agents", *AGENTS, *LEAGUE, "--table", table)
+    figures = pd.read_csv(tmp_path / "l" / "league.csv")
+    head, _, *lines = (tmp_path / "l" / "league.md").read_text().splitlines()
+    names, *cells = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (head, *lines))
+    assert names == ["weight", "agent", "6 queries"]
+    last = figures[figures["queries"] == 6]
+    assert cells == [
+        [f"{row['param_weight']:g}", row["agent"], f"{row['regret']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"]
+        for row in last.to_dict("records")
+    ]
+    assert cells[0][2] in finished.out
+
+
+def test_a_price_that_is_named_twice_counts_once(call: Run, table: Path, tmp_path: Path) -> None:
+    flags = ["--trials", "2", "--queries", "3", "--jobs", "1", "--out", "l"]
+    assert call("agents", "--agents", "random", "--param-weights", "0.1", "0.1", *flags, "--table", table).status == 0
+    found = pd.read_csv(tmp_path / "l" / "league.csv")
+    assert found[["queries", "trials"]].to_numpy().tolist() == [[1, 2], [2, 2], [3, 2]]
+
+
+def test_a_league_without_a_price_is_refused(call: Run, table: Path) -> None:
+    finished = call("agents", "--agents", "random", "--param-weights", "--trials", "2", "--jobs", "1", "--table", table)
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert "param_weights" in line
+
+
+def test_a_league_without_a_folder_is_shown_alone(call: Run, table: Path, tmp_path: Path) -> None:
+    finished = call("agents", "--agents", "random", "--trials", "2", "--queries", "10", "--jobs", "1", "--table", table)
+    assert finished.status == 0
+    assert "10 queries" in finished.out
+    assert [path.name for path in tmp_path.iterdir() if path.suffix not in (".csv", ".json")] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--agents", "gradient_similarity"], "decides by gradients, and a table has none"),
+        (["--agents", "nobody"], "unknown agent 'nobody'"),
+        (["--agents", "random", "random"], "'random' is named twice"),
+        (["--agents", "random", "--trials", "1"], "trials = '1'"),
+        (["--agents", "random", "--queries", "0"], "queries = '0'"),
+        (["--agents", "random", "--budget", "0.3"], "budget 0.3 is not in the table"),
+        (["--agents", "random", "--param-weights", "cheap"], "cheap"),
+        (["--agents", "random", "--param-weights=-0.5"], "param_weight"),
+        (["--agents", "random", "--table", "nothing"], "no table 'nothing'"),
+        (["--agents", "random", "--backend", "ray"], "--backend ray needs the `ray` library"),
+        (["--agents", "random", "--agnts", "1"], "--agnts"),
+    ],
+)
+def test_bad_input_of_the_league_is_one_line_and_nothing_is_made(
+    call: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    before = files(tmp_path)
+    finished = call("agents", *LEAGUE, "--table", table, *arguments)
+    assert finished.status == 2
+    (line,) = finished.complaints
+    assert line.startswith("error: ") and part in line
+    assert files(tmp_path) == before

@@ -1,0 +1,127 @@
+"""Workers: every job once, whoever carries them out, and a countdown that counts."""
+
+import math
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from io import StringIO
+from typing import Any
+
+import pytest
+from joblib.externals.loky import get_reusable_executor
+from rich.console import Console
+
+from experiments import workers
+from tying.errors import InputError
+
+
+class Ray(types.ModuleType):
+    """As much of Ray as is used: tasks run when they are waited for, the last begun first."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.started = False
+        self.most = 0
+
+    def is_initialized(self) -> bool:
+        return self.started
+
+    def init(self) -> None:
+        assert not self.started
+        self.started = True
+
+    def remote(self, num_cpus: int) -> Callable[[Callable[[Any], Any]], Any]:
+        assert num_cpus == 1
+        return lambda function: types.SimpleNamespace(remote=lambda *arguments: (function, arguments))
+
+    def wait(self, running: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        assert self.started and num_returns == 1
+        self.most = max(self.most, len(running))
+        return running[-1:], running[:-1]
+
+    def get(self, tasks: list[Any]) -> list[Any]:
+        return [function(*arguments) for function, arguments in tasks]
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
+    """A Ray that is installed."""
+    module = Ray()
+    monkeypatch.setitem(sys.modules, "ray", module)
+    return module
+
+
+@pytest.fixture
+def processes() -> Iterator[None]:
+    """Let no process outlive a test."""
+    yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+def test_ray_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    workers.require_backend("loky")
+    with pytest.raises(InputError, match=r"--backend ray needs the `ray` library: pip install 'layer-tying\[ray\]'"):
+        workers.require_backend("ray")
+
+
+def test_ray_that_is_installed_will_do(ray: Ray) -> None:
+    workers.require_backend("ray")
+    assert not ray.started
+
+
+@pytest.mark.parametrize("backend", ["loky", "ray"])
+@pytest.mark.parametrize("items", [[], [3], [4, 4, 1, 0, 7]])
+def test_every_item_is_carried_out_once(ray: Ray, backend: workers.Backend, items: list[int]) -> None:
+    done: list[int] = []
+    found = list(workers.carry_out(lambda item: done.append(item) or 10 * item, items, jobs=1, backend=backend))
+    assert sorted(done) == sorted(items)
+    assert sorted(found) == sorted(10 * item for item in items)
+    assert ray.started == (backend == "ray")
+
+
+def test_processes_carry_out_every_item_once_with_one_thread_each(monkeypatch: pytest.MonkeyPatch, processes: None) -> None:
+    assert sorted(workers.carry_out(math.factorial, range(7), jobs=2)) == [1, 1, 2, 6, 24, 120, 720]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert list(workers.carry_out(os.getenv, ["OMP_NUM_THREADS"] * 3, jobs=2)) == ["1"] * 3
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_ray_carries_out_a_few_at_a_time_and_yields_each_as_it_ends(ray: Ray) -> None:
+    done: list[int] = []
+    results = workers.carry_out(lambda item: done.append(item) or item, range(6), jobs=2, backend="ray")
+    assert next(results) == 1  # of 0 and 1, the one begun last ends first
+    assert done == [1]
+    assert sorted(results) == [0, 2, 3, 4, 5]
+    assert ray.most == 2
+
+
+def test_a_ray_that_runs_already_is_taken(ray: Ray) -> None:
+    ray.init()
+    assert list(workers.carry_out(abs, [-2], jobs=1, backend="ray")) == [2]
+
+
+@pytest.mark.parametrize("backend", ["loky", "ray"])
+def test_what_a_job_raises_is_raised_here(ray: Ray, backend: workers.Backend) -> None:
+    with pytest.raises(ValueError):
+        list(workers.carry_out(math.sqrt, [4, -1], jobs=1, backend=backend))
+
+
+def test_a_countdown_says_where_things_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([100.0, 130.0, 148.0, 190.0])
+    monkeypatch.setattr(workers, "time", types.SimpleNamespace(monotonic=lambda: next(moments)))
+    screen = StringIO()
+    with workers.Countdown(Console(file=screen, force_terminal=False), 3, "runs") as countdown:
+        said = [countdown.advance() for _ in range(3)]
+    assert said == ["1/3, 1.0 min left", "2/3, 0.4 min left", "3/3, 0.0 min left"]
+    assert screen.getvalue() == ""  # no terminal, no bar
+
+
+def test_a_countdown_is_drawn_on_a_terminal() -> None:
+    screen = StringIO()
+    with workers.Countdown(Console(file=screen, force_terminal=True, width=100), 2, "runs") as countdown:
+        countdown.advance()
+        countdown.advance()
+    assert "runs" in screen.getvalue()
+    assert "2/2" in screen.getvalue()
