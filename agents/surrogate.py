@@ -25,7 +25,7 @@ from tying.files import read_json
 from tying.layout import View
 from tying.pointers import Pointers
 
-# All patterns are candidates up to this many layers (877 of them); beyond it a sample around the best is.
+# All patterns are candidates up to this many layers (877 of them); beyond it what was tried and a sample around it are.
 _MOST_LAYERS = 7
 _SAMPLED = 400
 # Variance of what all patterns have in common, in units of what sets them apart: nothing is known of it.
@@ -211,9 +211,10 @@ class SurrogateAgent(SearchAgent):
     def _candidates(self) -> list[Pointers]:
         if self._all is not None:
             return self._all
-        around = sorted({pattern for tried in set(self._tried) for pattern in (tried, *neighbours(tried))})
-        index = self._generator.permutation(len(around))[:_SAMPLED]
-        return [around[i] for i in index]
+        tried = sorted(set(self._tried))  # always among them: the best may be one
+        around = sorted({pattern for one in tried for pattern in neighbours(one)}.difference(tried))
+        index = self._generator.permutation(len(around))[: max(0, _SAMPLED - len(tried))]
+        return [*tried, *(around[i] for i in index)]
 
     def _save_state(self, folder: Path) -> None:
         (folder / "search.json").write_text(json.dumps({"best": self._best}))

@@ -13,7 +13,7 @@ P patterns, S seeds, B budgets.
 import csv
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -82,8 +82,15 @@ class Row:
             ValueError: If they are not those of a row (an InputError where the pattern is wrong).
         """
         pointers, *numbers = cells
-        types = (int, float, int, float, float, float, int, int)
+        types: tuple[Callable[[str], Any], ...] = (int, _finite, int, _finite, _finite, _finite, int, int)
         return cls(Pointers.parse(pointers), *(kind(n) for kind, n in zip(types, numbers, strict=True)))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no figure")
+    return value
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -100,14 +107,15 @@ def read_rows(path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: unreadable ({error})") from error
     whole = text.split("\n")[:-1]  # what is behind the last newline was cut short
-    header, *lines = csv.reader(whole) if whole else [[]]
-    if tuple(header) != COLUMNS:
-        raise InputError(f"{path}: its columns are {', '.join(header)}; a table has {', '.join(COLUMNS)}")
+    header, *lines = whole or [""]
+    columns = header.rstrip("\r").split(",")
+    if tuple(columns) != COLUMNS:
+        raise InputError(f"{path}: its columns are {', '.join(columns)}; a table has {', '.join(COLUMNS)}")
     rows = []
-    for number, cells in enumerate(lines, start=2):
+    for number, line in enumerate(lines, start=2):
         try:
-            rows.append(Row.from_text(cells))
-        except ValueError as error:
+            rows.append(Row.from_text(next(csv.reader([line]), [])))
+        except (ValueError, csv.Error) as error:
             raise InputError(f"{path}: line {number} is damaged ({error})") from error
     return rows
 
@@ -138,6 +146,9 @@ class TyingBench:
         self.budgets = tuple(sorted({row.budget for row in rows}))
         self._rows = {(row.pointers, row.seed, row.budget): row for row in rows}
         wanted = len(self.patterns) * len(self.seeds) * len(self.budgets)
+        odd = {row.pointers for row in rows}.difference(self.patterns)
+        if odd:
+            raise InputError(f"a table of {len(self.patterns[0])} layers with a row of {len(min(odd))}: '{min(odd)}'")
         if len(rows) != wanted or len(self._rows) != wanted:
             raise InputError(
                 f"a table of {len(self.patterns)} patterns, {len(self.seeds)} seeds and {len(self.budgets)} budgets has "
@@ -177,6 +188,7 @@ class TyingBench:
         """Trainable block parameters of every pattern as a share of the untied model's, shape (P,)."""
         params = np.array([self._rows[pattern, self.seeds[0], self.budgets[-1]].block_params for pattern in self.patterns])
         shares: np.ndarray = params / params.max()
+        shares.setflags(write=False)  # one array for all who ask
         return shares
 
     @property
@@ -191,7 +203,9 @@ class TyingBench:
 
     @functools.cache  # noqa: B019 (a handful of entries, and tables live as long as the process)
     def _losses(self, split: Split, budget: float) -> np.ndarray:
-        return np.array([[getattr(self._rows[p, s, budget], f"{split}_loss") for s in self.seeds] for p in self.patterns])
+        losses = np.array([[getattr(self._rows[p, s, budget], f"{split}_loss") for s in self.seeds] for p in self.patterns])
+        losses.setflags(write=False)
+        return losses
 
     def query(self, pointers: Iterable[int], budget: float = 1.0, seed: int | None = None) -> dict[str, Any]:
         """Return what training a pattern came to.

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 
+import agents
 import envs  # noqa: F401 (registers the environments)
 from envs.tyingbench import TyingBench
 from experiments import grid
@@ -50,3 +51,11 @@ def make(
     return gymnasium.make(
         "tying/TyingBench-v0", table=bench, num_decisions=num_decisions, budget=budget, reward=reward, **settings
     )
+
+
+def agent(entry: grid.Entry, env: gymnasium.Env[Any, Any], seed: int) -> agents.Agent:
+    """Return an entry's agent; what its name says (a fixed strategy) is no hyper-parameter."""
+    settings = entry.settings
+    by_name = agents.agent_class(settings.agent)[1]
+    own = {name: value for name, value in settings.hyperparameters.items() if name not in by_name}
+    return agents.make(settings.agent, env, seed, **own)

@@ -78,7 +78,10 @@ class Outcome:
 def main(arguments: Sequence[str]) -> None:
     """Do what is not done yet, and write the table when all is."""
     settings, rest = cli.read_known(BuildSettings, arguments)
-    if not any(flag.partition("=")[0] == "--preset" for flag in rest):
+    named = {flag.partition("=")[0] for flag in rest}
+    if "--model.num-layers" in named:
+        raise InputError("--model.num-layers: the number of layers is --layers here")
+    if "--preset" not in named:
         rest = ["--preset", _PRESET, *rest]
     setup = grid.Entry.parse("independent", [*rest, "--model.num-layers", str(settings.layers)]).settings.setup
     if setup.trainer.iterations % 4:

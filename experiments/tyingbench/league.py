@@ -25,7 +25,6 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 
-import agents
 from agents import registry
 from envs.tyingbench import DEFAULT, TyingBench
 from experiments import cli, grid, workers
@@ -47,7 +46,9 @@ class LeagueSettings(BaseSettings):
     )
     trials: int = Field(200, description="runs of each agent at each weight [>= 2]", ge=2)
     queries: int = Field(100, description="rows that a trial may look up [>= 1]", ge=1)
-    param_weights: list[float] = Field([0.0, 0.1, 0.3], description="prices of parameters [nats per token, >= 0]")
+    param_weights: list[float] = Field(
+        [0.0, 0.1, 0.3], min_length=1, description="prices of parameters [nats per token, >= 0]"
+    )
     budget: float = Field(1.0, description="share of the run after which patterns are judged")
     table: str = Field(DEFAULT, description="a shipped table, or the path of a CSV file")
     jobs: int = Field(joblib.cpu_count(), description="processes at a time, one thread each [>= 1]", ge=1)
@@ -138,7 +139,7 @@ def _carry_out(
     errands = [
         Errand(entry, weight, tuple(map(int, seeds)), settings.queries, settings.budget, settings.table)
         for entry in entries
-        for weight in settings.param_weights
+        for weight in dict.fromkeys(settings.param_weights)
         for seeds in parts
     ]
     found: dict[tuple[str, float], list[tuple[tuple[int, ...], np.ndarray]]] = {}
@@ -162,7 +163,6 @@ def _run(errand: Errand) -> tuple[Errand, np.ndarray]:
 
 def trial(errand: Errand, bench: TyingBench, seed: int) -> np.ndarray:
     """Return the normalised regret of what an agent would keep after 1, 2, ... queries, shape (queries,)."""
-    settings = errand.entry.settings
     env = arena.make(errand.entry, bench, errand.queries, errand.param_weight, errand.budget)
     inner: Any = env.unwrapped
     judge = Judge()
@@ -176,11 +176,12 @@ def trial(errand: Errand, bench: TyingBench, seed: int) -> np.ndarray:
     known = {pattern: bench.normalised_regret(pattern, errand.param_weight, errand.budget) for pattern in bench.patterns}
 
     def keep(agent: Any) -> bool:
-        kept = agent.recommend() or judge.best
-        regrets[min(inner.backend.queries, errand.queries) - 1] = known[kept]
+        said = agent.recommend() if hasattr(agent, "recommend") else None
+        if inner.backend.queries <= errand.queries:  # a fork may take one query too many
+            regrets[inner.backend.queries - 1] = known[said or judge.best]
         return bool(inner.backend.queries < errand.queries)
 
-    agent = agents.make(settings.agent, env, seed=seed, **settings.hyperparameters)
+    agent = arena.agent(errand.entry, env, seed)
     agent.learn(env, errand.queries, callback=keep)
     # A fork takes two queries: what was kept before holds for the one in between. Before the first answer nobody knows
     # anything, and the pattern at the start is kept.
@@ -201,7 +202,8 @@ def _table(regrets: dict[tuple[str, float], np.ndarray]) -> pd.DataFrame:
 
 
 def _readable(table: pd.DataFrame) -> pd.DataFrame:
-    shown = [query for query in _SHOWN if query in set(table["queries"])]
+    last = table["queries"].max()
+    shown = [*(query for query in _SHOWN if query < last), last]
     rows = []
     for (weight, label), own in table.groupby(["param_weight", "agent"], sort=False):
         cells = {

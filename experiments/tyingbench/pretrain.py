@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     arena.require_sight([entry])
     torch.set_num_threads(1)
     env = arena.make(entry, bench, settings.episode, settings.param_weight)
-    agent = agents.make(entry.settings.agent, env, settings.seed, **entry.settings.hyperparameters)
+    agent = arena.agent(entry, env, settings.seed)
     console = Console()
     with workers.Countdown(console, settings.decisions, "decisions") as countdown:
         agent.learn(env, settings.decisions, callback=lambda _: bool(countdown.advance()))

@@ -24,6 +24,7 @@ from envs.tyingbench import DEFAULT, TyingBench
 from experiments import cli
 from experiments.results import student_interval
 from tying import strategies
+from tying.errors import InputError
 from tying.files import replacing, require_room, write_text
 from tying.palette import colour, letter
 from tying.pointers import Pointers
@@ -46,6 +47,10 @@ def main(arguments: Sequence[str]) -> None:
     bench = TyingBench.load(settings.table)
     folder = Path(settings.out)
     require_room(folder / "report.md", "--out")
+    if bench.num_layers < 3 or len(bench.seeds) < 2:
+        raise InputError(
+            f"--table {settings.table}: {bench.num_layers} layers, {len(bench.seeds)} seeds; a report needs 3 and 2"
+        )
     page = [f"# {settings.table}: {len(bench.patterns)} patterns, {len(bench.seeds)} seeds\n"]
     for name, table in tables(bench).items():
         page.append(f"## {name}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
@@ -255,6 +260,8 @@ def rules(bench: TyingBench) -> pd.DataFrame:
     for name, design in _designs(bench).items():
         left = _residuals(design, losses.mean(axis=1))
         freedom = len(left) - np.linalg.matrix_rank(design)
+        if freedom == 0:  # of so few layers it has as many figures as there are patterns
+            continue
         variance = losses.mean(axis=1).var(ddof=1)
         unexplained = (left**2).sum() / freedom
         real = max(0.0, unexplained - noise**2 / len(bench.seeds))
