@@ -330,6 +330,7 @@ def test_a_learning_rate_that_is_too_high_is_a_failure_of_every_run(tmp_path: Pa
         (["--modle.width", "8"], "unknown flag --modle.width"),
         (["--seed", "3"], "--seed is for single runs"),
         (["--data.path", "nothing.txt"], "data.path = 'nothing.txt'"),
+        (["--model.num-layers", "3"], "--model.num-layers: the number of layers is --layers here"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_made(
