@@ -112,7 +112,7 @@ def test_published_strategies_have_their_ranks() -> None:
     found = records(report.published(bench()))
     assert [float(row["loss"]) for row in found] == sorted(float(row["loss"]) for row in found)
     shown = {row["strategy"].split(",")[0].strip("`"): row for row in found}
-    assert {"independent", "all_tied", "sandwich", "private_first", "immediate_repeat:2", "cycle:2"} <= shown.keys()
+    assert {"independent", "all_tied", "sandwich", "private_first", "sequence:2", "cycle:2"} <= shown.keys()
     for text, row in shown.items():
         pattern = strategies.make(text, 4)
         same = [other for other in PATTERNS if other.num_unique == pattern.num_unique]
