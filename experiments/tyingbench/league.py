@@ -228,7 +228,7 @@ def picture(table: pd.DataFrame) -> Figure:
             axes.fill_between(own["queries"], own["low"], own["high"], color=line["color"], alpha=0.12, linewidth=0)
         axes.set(yscale="log", ylim=(1e-3, 1), xlabel="queries", title=f"param_weight {weight:g}")
         axes.grid(alpha=0.2)
-    figure.axes[0].set_ylabel("normalised regret of what is kept (0 best, 1 worst), mean and 95 %")
+    figure.axes[0].set_ylabel("normalised regret of what is kept, mean and 95 %")
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure
