@@ -87,7 +87,7 @@ class Kernel:
 
     def __init__(self, num_layers: int, features: str) -> None:
         self._pairs = list(itertools.combinations(range(num_layers), 2))
-        mixed = [(0.8, 0.15, 0.05), (0.5, 0.4, 0.1), (0.2, 0.7, 0.1), (0.3, 0.3, 0.4)]
+        mixed = [(1.0, 0.0, 0.0), (0.8, 0.15, 0.05), (0.5, 0.4, 0.1), (0.2, 0.7, 0.1), (0.3, 0.3, 0.4)]
         # Weights of the rule, of each pair by itself, and of nearness, to choose from.
         self._weights = [(1.0, 0.0, 0.0)] if features == "rule" else mixed
 
