@@ -13,10 +13,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from tying import layout
 from tying.config import build, config, to_dict
 from tying.errors import InputError
 from tying.files import replacing
-from tying.layout import View
 from tying.pointers import Pointers
 
 Diagnostics = dict[str, float | list[float]]
@@ -150,7 +150,7 @@ def layers_in_turn(env: gymnasium.Env[Any, Any], name: str) -> int:
         InputError: If it asks otherwise; `name` says which agent cannot do that.
     """
     assert env.observation_space.shape is not None
-    num_layers = View(np.zeros(env.observation_space.shape)).num_layers
+    num_layers = layout.num_layers(env.observation_space.shape[0])
     if env.action_space.n != num_layers:  # type: ignore[attr-defined]
         raise InputError(f"agent {name!r} decides one layer after another: it needs env.action_mode cursor")
     return num_layers

@@ -74,7 +74,7 @@ def make(name: str, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparamete
         name: See the module.
         env: Its spaces are read; it is not stepped.
         seed: Of the agent's own randomness.
-        hyperparameters: Fields of the agent's configuration.
+        hyperparameters: Fields of the agent's configuration; what its name says of them may be said again.
 
     Raises:
         InputError: If the name is unknown, or the agent cannot decide in this action space (with those that can).
@@ -89,7 +89,10 @@ def make(name: str, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparamete
             f"agents that fit: {', '.join(fit)}{', fixed strategies' if kind == 'MultiDiscrete' else ''}; "
             "or set another env.action_mode"
         )
-    return cls(env, seed=seed, **given, **hyperparameters)
+    other = [field for field, value in given.items() if hyperparameters.get(field, value) != value]
+    if other:
+        raise InputError(f"agent {name!r}: its name says agent.{other[0]} already, {given[other[0]]!r}")
+    return cls(env, seed=seed, **{**hyperparameters, **given})
 
 
 def load(name: str, folder: Path, env: gymnasium.Env[Any, Any]) -> Agent:
@@ -99,8 +102,7 @@ def load(name: str, folder: Path, env: gymnasium.Env[Any, Any]) -> Agent:
         InputError: If there is none.
     """
     facts = read_json(folder / "agent.json")
-    hyperparameters = {k: v for k, v in facts["hyperparameters"].items() if k not in agent_class(name)[1]}
-    agent = make(name, env, facts["seed"], **hyperparameters)
+    agent = make(name, env, facts["seed"], **facts["hyperparameters"])
     agent.load(folder)
     return agent
 

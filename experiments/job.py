@@ -204,10 +204,8 @@ def _actors(
         record = [(Pointers(line["pointers"]), window_of(line)) for line in lines]
         whole = ResumedBackend(backend, record, run.checkpoint_folder(len(lines)))
     env = LayerTyingEnv(settings.setup, backend=whole)
-    given_by_name = agents.agent_class(settings.agent)[1]
-    own = {name: value for name, value in settings.hyperparameters.items() if name not in given_by_name}
-    agent = agents.make(settings.agent, gymnasium.wrappers.OrderEnforcing(env), settings.run.seed, **own)
-    return backend, env, agent
+    ordered = gymnasium.wrappers.OrderEnforcing(env)
+    return backend, env, agents.make(settings.agent, ordered, settings.run.seed, **settings.hyperparameters)
 
 
 @contextmanager

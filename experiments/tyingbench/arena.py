@@ -54,8 +54,5 @@ def make(
 
 
 def agent(entry: grid.Entry, env: gymnasium.Env[Any, Any], seed: int) -> agents.Agent:
-    """Return an entry's agent; what its name says (a fixed strategy) is no hyper-parameter."""
-    settings = entry.settings
-    by_name = agents.agent_class(settings.agent)[1]
-    own = {name: value for name, value in settings.hyperparameters.items() if name not in by_name}
-    return agents.make(settings.agent, env, seed, **own)
+    """Return an entry's agent."""
+    return agents.make(entry.settings.agent, env, seed, **entry.settings.hyperparameters)
