@@ -1,9 +1,9 @@
-"""What an agent is. It meets the environment through Gymnasium's interface alone: spaces, reset, step, action_masks.
+"""Agent: a policy over tying decisions. It meets the environment through Gymnasium's interface alone: spaces, reset, step, action_masks.
 
-The least that a new agent needs is `predict`; one that learns overrides `learn_from` (a transition at a time) or `learn`.
-Its choices must follow from its seed and from what it is shown, so that interrupted runs can be resumed.
+The least that a new agent needs is `predict`; one that learns overrides `learn_from` (a transition at a time) or `learn` (the whole loop). Its choices must follow from its seed and from what it is shown, so that interrupted runs can be resumed.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,14 +13,16 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from tying import layout
+from tying import interface
 from tying.config import build, config, to_dict
 from tying.errors import InputError
-from tying.files import replacing
+from tying.files import read_json, replacing
+from tying.interface import ObservationView
 from tying.pointers import Pointers
 
 Diagnostics = dict[str, float | list[float]]
 Callback = Callable[["Agent"], bool | None]
+AGENT_FILE = "agent.json"
 
 
 @config
@@ -39,20 +41,27 @@ class Agent:
     Attributes:
         Config: A configuration class (`tying.config`) with the hyper-parameters; the command line offers its fields.
         action_spaces: The kinds of action space that it can decide in.
+        needs_telescoping: Whether it adds rewards up and needs a reward whose sums rank patterns (`improvement`, `fork`).
+        any_depth: Whether its saved state fits any number of layers.
+        name: The name that it was made by; saved with it.
         env: The environment that it was made for; once it learns, the one that it decides in.
     """
 
     Config: ClassVar[type] = NoConfig
     action_spaces: ClassVar[tuple[type[spaces.Space[Any]], ...]] = (spaces.Discrete, spaces.MultiDiscrete)
+    needs_telescoping: ClassVar[bool] = False
+    any_depth: bool = False
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         self.env = env
         self.seed = seed
         self.config: Any = build(self.Config, hyperparameters, "agent.")
+        self.name = f"{type(self).__module__}:{type(self).__qualname__}"
+        self._view: ObservationView | None = None
 
     @classmethod
-    def wishes(cls, config: Any) -> Mapping[str, Any]:
-        """Return the settings of a run that the agent works best with; they stand below the person's own.
+    def recommended(cls, config: Any) -> Mapping[str, Any]:
+        """Return the settings of a run that the agent works best with; a person's own choices stand above them.
 
         Args:
             config: Its hyper-parameters, a `Config`.
@@ -61,6 +70,21 @@ class Agent:
             Dotted names to values: `{"env.action_mode": "cursor", "reward.name": "level"}`.
         """
         return {}
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers L of the environment."""
+        assert self.env.observation_space.shape is not None
+        return interface.num_layers(self.env.observation_space.shape[0])
+
+    def view(self, observation: np.ndarray) -> ObservationView:
+        """Return an observation by name; each is decoded once, since the last one is kept."""
+        if self._view is None or self._view.observation is not observation:
+            self._view = ObservationView(observation)
+        return self._view
+
+    def begin_episode(self, observation: np.ndarray) -> None:
+        """Prepare for a run that begins with an observation; called before the first `predict` of every run."""
 
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """Return an action.
@@ -72,67 +96,164 @@ class Agent:
         """
         raise TypeError(f"{type(self).__name__} does not define predict")
 
-    def learn(self, env: gymnasium.Env[Any, Any], decisions: int, callback: Callback | None = None) -> Self:
-        """Decide `decisions` times, learning on the way; runs that end are followed by new ones.
+    def learn(
+        self,
+        env: gymnasium.Env[Any, Any] | int | None = None,
+        decisions: int | None = None,
+        callback: Callback | None = None,
+        *,
+        total_timesteps: int | None = None,
+    ) -> Self:
+        """Decide a number of times, learning on the way; runs that end are followed by new ones.
 
         Args:
-            env: An environment with the spaces of the one that the agent was made for.
-            decisions: Number of environment steps.
+            env: An environment with the spaces of the one that the agent was made for; None: that one.
+            decisions: Number of environment steps; `learn(100)` and `learn(total_timesteps=100)` work too.
             callback: Called after every decision; returning False stops.
+            total_timesteps: Another name of `decisions`, as in stable-baselines3.
+
+        Raises:
+            InputError: If the number of decisions is missing.
         """
+        env, decisions = self.requested(env, decisions, total_timesteps)
         self.env = env
         observation, _ = env.reset(seed=self.seed)
+        masks = masks_of(env)
+        self.begin_episode(observation)
         for index in range(decisions):
-            action = self.predict(observation, masks_of(env))
-            following, reward, terminated, truncated, _ = env.step(action)
-            self.learn_from(observation, action, float(reward), following, terminated)
-            observation = following
+            action = action_of(self, observation, masks)
+            next_observation, reward, terminated, truncated, _ = env.step(action)
+            next_masks = masks_of(env)
+            self.learn_from(observation, action, float(reward), next_observation, terminated, next_masks)
+            observation, masks = next_observation, next_masks
             if callback is not None and callback(self) is False:
                 break
             if (terminated or truncated) and index + 1 < decisions:
                 observation, _ = env.reset()
+                masks = masks_of(env)
+                self.begin_episode(observation)
         return self
 
-    def learn_from(
-        self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
-    ) -> None:
-        """Take in one transition; does nothing unless an agent overrides it.
+    def requested(
+        self, env: gymnasium.Env[Any, Any] | int | None, decisions: int | None, total_timesteps: int | None
+    ) -> tuple[gymnasium.Env[Any, Any], int]:
+        """Return the environment and the number of decisions that the arguments of `learn` mean.
 
-        `self.env` stands at `following` then, so `masks_of(self.env)` says what is legal there.
+        Raises:
+            InputError: If the number of decisions is missing.
         """
+        if isinstance(env, int):
+            env, decisions = None, env
+        decisions = total_timesteps if decisions is None else decisions
+        if decisions is None or decisions < 0:
+            raise InputError(f"learn: decisions = {decisions!r}: expected a whole number of at least 0")
+        return self.env if env is None else env, decisions
+
+    def learn_from(
+        self,
+        observation: np.ndarray,
+        action: Any,
+        reward: float,
+        next_observation: np.ndarray,
+        terminated: bool,
+        next_masks: np.ndarray | None,
+    ) -> None:
+        """Take in one transition; does nothing unless an agent overrides it."""
 
     def recommend(self) -> Pointers | None:
         """Return the pattern that it would keep now; None: it does not say.
 
-        Who judges searches by few evaluations (`experiments.tyingbench`) takes this, or else the best of what was seen.
+        Benchmarks use this; otherwise the best pattern tried.
         """
         return None
 
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
-        """Return what the agent thinks at an observation: Q-values, probabilities, ...; must not draw random numbers."""
+        """Return figures about an observation, such as Q-values or probabilities; must not draw random numbers."""
         return {}
+
+    def explain(
+        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
+    ) -> tuple[bool | None, float | None]:
+        """Return whether it took an action to explore, and the value that it gives the action; None where it does not know."""
+        return None, None
 
     def metrics(self) -> dict[str, float]:
-        """Return figures of its learning that came up since the last call, by TensorBoard tag."""
+        """Return figures of its learning since the last call, by TensorBoard tag."""
         return {}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the agent to a folder that does not exist yet."""
-        with replacing(folder) as temporary:
+        with replacing(Path(folder)) as temporary:
             temporary.mkdir(parents=True)
-            facts = {"seed": self.seed, "hyperparameters": to_dict(self.config)}
-            (temporary / "agent.json").write_text(json.dumps(facts, indent=2))
-            self._save_state(temporary)
+            facts = {
+                "agent": self.name,
+                "seed": self.seed,
+                "num_layers": self.num_layers,
+                "action_space": str(self.env.action_space),
+                "hyperparameters": to_dict(self.config),
+            }
+            (temporary / AGENT_FILE).write_text(json.dumps(facts, indent=2))
+            self.save_state(temporary)
 
-    def load(self, folder: Path) -> None:
-        """Take over what an agent with the same spaces and hyper-parameters saved."""
-        self._load_state(folder)
+    @classmethod
+    def load(cls, folder: str | Path, env: gymnasium.Env[Any, Any]) -> Self:
+        """Return the agent that `save` wrote to a folder.
 
-    def _save_state(self, folder: Path) -> None:
+        Args:
+            folder: The folder.
+            env: An environment of the same depth and actions.
+
+        Raises:
+            InputError: If there is none, it is damaged, or it does not fit the environment.
+        """
+        facts = read_agent(folder)
+        agent = cls(env, facts["seed"], **facts["hyperparameters"])
+        agent.name = facts["agent"]
+        if not agent.any_depth:
+            for name, here in (("num_layers", agent.num_layers), ("action_space", str(env.action_space))):
+                if facts[name] != here:
+                    raise InputError(f"{folder}: the agent was saved with {name} {facts[name]}, this environment has {here}")
+        try:
+            agent.load_state(Path(folder))
+        except InputError:
+            raise
+        except Exception as error:  # each library raises its own types for damaged files
+            reason = (str(error).splitlines() or [""])[0]
+            raise InputError(f"{folder}: damaged ({type(error).__name__}: {reason}); save the agent again") from error
+        return agent
+
+    def save_state(self, folder: Path) -> None:
         """Write what was learned."""
 
-    def _load_state(self, folder: Path) -> None:
+    def load_state(self, folder: Path) -> None:
         """Read what was learned."""
+
+
+def read_agent(folder: str | Path) -> dict[str, Any]:
+    """Return the facts in a saved agent's folder.
+
+    Raises:
+        InputError: If the folder holds no saved agent.
+    """
+    path = Path(folder) / AGENT_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: no saved agent (there is no {AGENT_FILE})")
+    facts = read_json(path)
+    wanted = {"agent": str, "seed": int, "num_layers": int, "action_space": str, "hyperparameters": dict}
+    wrong = [name for name, kind in wanted.items() if not isinstance(facts, dict) or not isinstance(facts.get(name), kind)]
+    if wrong:
+        raise InputError(f"{path}: damaged or of another version ({', '.join(wrong)}); save the agent again")
+    return dict(facts)
+
+
+def action_of(agent: Any, observation: np.ndarray, masks: np.ndarray | None) -> Any:
+    """Return an agent's action; its `predict` may know no masks, and may return (action, state) as stable-baselines3's does."""
+    known = inspect.signature(agent.predict).parameters
+    takes_masks = "action_masks" in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
+    answer = agent.predict(observation, action_masks=masks) if takes_masks else agent.predict(observation)
+    # A pair of numbers is an action for two layers; the library's second item is a state or None.
+    paired = isinstance(answer, tuple) and len(answer) == 2 and not isinstance(answer[1], (int, np.integer))
+    return answer[0] if paired else answer
 
 
 def masks_of(env: gymnasium.Env[Any, Any]) -> np.ndarray | None:
@@ -143,14 +264,13 @@ def masks_of(env: gymnasium.Env[Any, Any]) -> np.ndarray | None:
     return masks
 
 
-def layers_in_turn(env: gymnasium.Env[Any, Any], name: str) -> int:
-    """Return the number of layers of an environment that asks for one layer after another.
+def require_cursor(env: gymnasium.Env[Any, Any], name: str) -> None:
+    """Check that an environment asks for one layer after another.
 
     Raises:
         InputError: If it asks otherwise; `name` says which agent cannot do that.
     """
     assert env.observation_space.shape is not None
-    num_layers = layout.num_layers(env.observation_space.shape[0])
-    if env.action_space.n != num_layers:  # type: ignore[attr-defined]
+    layers = interface.num_layers(env.observation_space.shape[0])
+    if not interface.in_turn(layers, env.action_space.n):  # type: ignore[attr-defined]
         raise InputError(f"agent {name!r} decides one layer after another: it needs env.action_mode cursor")
-    return num_layers

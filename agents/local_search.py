@@ -16,7 +16,6 @@ from agents.base import Diagnostics
 from agents.search import Baseline, SearchAgent, SearchConfig, neighbours
 from tying.config import config, setting
 from tying.files import read_json
-from tying.layout import View
 from tying.pointers import Pointers
 
 
@@ -26,10 +25,10 @@ class LocalSearchConfig(SearchConfig):
 
     trial: int = setting("windows that a move is tried for before it is judged [>= 1]", default=1, ge=1)
     confidence: float = setting(
-        "standard errors that a move must pay above what windows pay without one to be kept [>= 0]", default=0.25, ge=0
+        "keep a move only if its advantage exceeds this many standard errors [>= 0]", default=0.25, ge=0
     )
     weight: float = setting(
-        "weight of the newest window in the estimate of what windows pay without a move [above 0 to 1]",
+        "weight of the newest window in the estimate of the reward without a move [above 0 to 1]",
         default=0.5,
         gt=0,
         le=1,
@@ -37,11 +36,11 @@ class LocalSearchConfig(SearchConfig):
 
 
 class LocalSearchAgent(SearchAgent):
-    """Holds an incumbent, tries one-layer moves of it, keeps those that pay, and goes back from the others.
+    """Holds an incumbent, tries one-layer moves of it, keeps those that raise the reward, and takes the others back.
 
-    A run begins with two windows of the incumbent, which tell what windows pay. A move is tried for `trial` windows and
-    kept if those paid more than that by `confidence` standard errors. Else the next decision goes back. What a move and
-    its return paid on average is again what windows pay without a move: under a reward of changes the two cancel.
+    A run begins with two windows of the incumbent, which estimate the reward without a move. A move is tried for `trial` windows and
+    kept if its advantage over that estimate exceeds `confidence` standard errors; otherwise the next decision takes it back. The mean
+    reward of a move and its return is again the reward without a move: under a reward of changes the two cancel.
     Once all moves of an incumbent were tried, the most promising are tried again, and the mean of their trials counts.
     """
 
@@ -56,16 +55,16 @@ class LocalSearchAgent(SearchAgent):
     def _forget_run(self) -> None:
         self._baseline = Baseline(self.config.weight)
         self._candidate: Pointers | None = None
-        self._pays: list[float] = []  # of the windows since the incumbent was left
+        self._rewards: list[float] = []  # of the windows since the incumbent was left
 
     @classmethod
-    def wishes(cls, config: Any) -> dict[str, Any]:
+    def recommended(cls, config: Any) -> dict[str, Any]:
         """Return also the reward that compares a trial with the same window without it.
 
-        While a model learns fastest, whatever is tried seems to pay: falls of the loss say more about the time than
-        about the pattern (docs/results.md).
+        While a model learns fastest, every trial seems to help: falls of the loss say more about the time than about the
+        pattern (docs/results.md).
         """
-        return {**super().wishes(config), "reward.name": "fork"}
+        return {**super().recommended(config), "reward.name": "fork"}
 
     @property
     def best(self) -> Pointers | None:
@@ -73,19 +72,19 @@ class LocalSearchAgent(SearchAgent):
         return self._incumbent
 
     def begin(self, pointers: Pointers) -> None:
-        """Keep the incumbent of the run before; what windows pay is learned anew."""
+        """Keep the incumbent of the run before; the reward without a move is estimated anew."""
         self._incumbent = self._incumbent or pointers
         self._forget_run()
 
     def propose(self, pointers: Pointers) -> Pointers:
-        """Go on with a trial, go back, or begin a trial."""
+        """Continue a trial, take it back, or begin one."""
         assert self._incumbent is not None  # begin comes first
         if self._candidate is None and pointers == self._incumbent and self._baseline.variance is not None:
             self._candidate = self._next_candidate(self._incumbent)
         return self._candidate or self._incumbent
 
     def _next_candidate(self, incumbent: Pointers) -> Pointers | None:
-        """Return a random neighbour among those never tried, else the one that may be worth most."""
+        """Return a random neighbour among those never tried, else the one with the highest upper bound."""
         around = neighbours(incumbent)
         fresh = [pattern for pattern in around if pattern not in self._advantages]
         if fresh:
@@ -93,23 +92,29 @@ class LocalSearchAgent(SearchAgent):
         return max(around, key=lambda pattern: self._mean(pattern) + self._error(pattern), default=None)
 
     def learn_from(
-        self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
+        self,
+        observation: np.ndarray,
+        action: Any,
+        reward: float,
+        next_observation: np.ndarray,
+        terminated: bool,
+        next_masks: np.ndarray | None,
     ) -> None:
-        """Add the window to the trial, or to what windows pay without a move."""
-        before, after = View(observation).pointers, View(following).pointers
+        """Add the window to the trial, or to the estimate of the reward without a move."""
+        before, after = self.view(observation).pointers, self.view(next_observation).pointers
         if after == self._candidate:
-            self._pays.append(reward)
-            if len(self._pays) == self.config.trial:
+            self._rewards.append(reward)
+            if len(self._rewards) == self.config.trial:
                 self._judge(after)
-        elif after == self._incumbent and (before == after or self._pays):
-            self._baseline.update(fmean([*self._pays, reward]))
-            self._pays = []
+        elif after == self._incumbent and (before == after or self._rewards):
+            self._baseline.update(fmean([*self._rewards, reward]))
+            self._rewards = []
 
     def _judge(self, candidate: Pointers) -> None:
-        advantage = math.fsum(self._baseline.advantage(pay) for pay in self._pays)
+        advantage = math.fsum(self._baseline.advantage(reward) for reward in self._rewards)
         self._advantages.setdefault(candidate, []).append(advantage)
         if self._mean(candidate) > self.config.confidence * self._error(candidate):
-            self._incumbent, self._advantages, self._pays = candidate, {}, []
+            self._incumbent, self._advantages, self._rewards = candidate, {}, []
         self._candidate = None
 
     def _mean(self, pattern: Pointers) -> float:
@@ -120,12 +125,14 @@ class LocalSearchAgent(SearchAgent):
         return self._baseline.deviation / math.sqrt(len(self._advantages[pattern]))
 
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
-        """Return what it expects a window to pay without a move."""
-        return {"expected_pay": self._baseline.mean or 0.0}
+        """Return the reward that it expects of a window without a move."""
+        return {"expected_reward": self._baseline.mean or 0.0}
 
-    def _save_state(self, folder: Path) -> None:
+    def save_state(self, folder: Path) -> None:
+        """Write the incumbent."""
         (folder / "search.json").write_text(json.dumps({"best": self._incumbent}))
 
-    def _load_state(self, folder: Path) -> None:
+    def load_state(self, folder: Path) -> None:
+        """Read the incumbent."""
         best = read_json(folder / "search.json")["best"]
         self._incumbent = best and Pointers(best)

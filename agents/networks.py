@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tying import layout
+from tying import interface
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
@@ -32,11 +32,11 @@ def mlp(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
 
 
 class PerLayerNetwork(nn.Module):
-    """Values of actions, each from what it does to the pattern and from nothing that depends on the number of layers.
+    """Values of actions, each from its effect on the pattern and from nothing that depends on the number of layers.
 
-    An action ties a layer to a target. One network looks at every (layer, target) by itself: where both stand as a share
-    of the depth, the sizes of their groups, whether they are tied now, and the pattern as a whole. So what it learned with
-    L layers means the same with any other number. It looks at no losses and no statistics of gradients or weights, which
+    An action ties a layer to a target. One network reads every (layer, target) by itself: their depths as shares of L,
+    the sizes of their groups, whether they are tied now, and the pattern as a whole. So a network trained with
+    L layers means the same with any other number. It reads no losses and no statistics of gradients or weights, which
     differ between models, and which a table does not have.
 
     Args:
@@ -49,8 +49,8 @@ class PerLayerNetwork(nn.Module):
     def __init__(self, num_layers: int, num_actions: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
         self.num_layers = num_layers
-        self.in_turn = num_actions == num_layers
-        self.pairs = torch.tensor([(layer, target) for layer in range(num_layers) for target in range(layer + 1)])
+        self.in_turn = interface.in_turn(num_layers, num_actions)
+        self.pairs = torch.tensor(interface.pairs(num_layers))
         self.values = mlp([_NUM_FEATURES, width, width, 1], generator)
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -61,9 +61,9 @@ class PerLayerNetwork(nn.Module):
 
     def _features(self, rows: Tensor) -> Tensor:
         """(B, D) -> (B, A, features)."""
-        scalars = dict(zip(layout.SCALARS, rows[:, : len(layout.SCALARS)].T, strict=True))
-        columns = rows[:, len(layout.SCALARS) :].reshape(len(rows), self.num_layers, -1)
-        layers = dict(zip(layout.PER_LAYER, columns.unbind(2), strict=True))
+        scalars = dict(zip(interface.SCALARS, rows[:, : len(interface.SCALARS)].T, strict=True))
+        columns = rows[:, len(interface.SCALARS) :].reshape(len(rows), self.num_layers, -1)
+        layers = dict(zip(interface.PER_LAYER, columns.unbind(2), strict=True))
         last = max(1, self.num_layers - 1)
         pointers = (layers["pointer"] * last).round().long()  # (B, L)
         together = (pointers[:, :, None] == pointers[:, None, :]).float()  # (B, L, L)

@@ -1,37 +1,34 @@
-"""From a name to an agent: ours by name, a fixed strategy by its text, a stranger's by "package.module:Class".
+"""From a name to an agent: ours by name, a fixed strategy by its text, another person's by "package.module:Class".
 
-To add an agent, write its file and a line in `_AGENTS`.
+To add an agent, write its file and a line in `AGENTS`. A class of stable-baselines3 ("stable_baselines3:PPO") is an agent too.
 """
 
-import importlib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 
-from agents.base import Agent
-from tying import strategies
-from tying.errors import InputError
-from tying.files import read_json
+from agents.base import Agent, read_agent
+from tying import registry, strategies
+from tying.errors import InputError, unknown
 
 # Named by text, so that choosing one agent does not import the libraries of all others.
-_AGENTS = {
-    "dqn": "agents.sb3:DQNAgent",
-    "qrdqn": "agents.sb3:QRDQNAgent",
+AGENTS = {
+    "dqn": "agents.dqn:DQNAgent",
     "double_dqn": "agents.double_dqn:DoubleDQNAgent",
-    "ppo": "agents.sb3:PPOAgent",
-    "maskable_ppo": "agents.sb3:MaskablePPOAgent",
-    "recurrent_ppo": "agents.sb3:RecurrentPPOAgent",
-    "a2c": "agents.sb3:A2CAgent",
-    "paper": "agents.paper:PaperAgent",
+    "ppo": "agents.ppo:PPOAgent",
+    "maskable_ppo": "agents.ppo:MaskablePPOAgent",
     "local_search": "agents.local_search:LocalSearchAgent",
-    "evolution": "agents.evolution:EvolutionAgent",
     "surrogate": "agents.surrogate:SurrogateAgent",
-    "thompson": "agents.bandit:ThompsonAgent",
-    "ucb": "agents.bandit:UCBAgent",
-    "gradient_similarity": "agents.gradient_similarity:GradientSimilarityAgent",
-    "random": "agents.random:RandomAgent",
+    "random": "agents.random_agent:RandomAgent",
+    "qrdqn": "agents.extra.qrdqn:QRDQNAgent",
+    "recurrent_ppo": "agents.extra.recurrent_ppo:RecurrentPPOAgent",
+    "a2c": "agents.extra.a2c:A2CAgent",
+    "paper": "agents.extra.paper:PaperAgent",
+    "evolution": "agents.extra.evolution:EvolutionAgent",
+    "thompson": "agents.extra.bandit:ThompsonAgent",
+    "ucb": "agents.extra.bandit:UCBAgent",
+    "gradient_similarity": "agents.extra.gradient_similarity:GradientSimilarityAgent",
 }
 _FIXED = "agents.fixed:FixedAgent"
 _METHODS = ("predict", "learn", "save", "load")
@@ -39,13 +36,13 @@ _METHODS = ("predict", "learn", "save", "load")
 
 def names() -> tuple[str, ...]:
     """Return the names of the agents that decide, then those of the fixed strategies."""
-    return (*_AGENTS, *strategies.names(), *strategies.schedule_names())
+    return (*AGENTS, *strategies.names(), *strategies.schedule_names())
 
 
 def is_fixed(name: str) -> bool:
     """Return whether a name is a fixed strategy, a schedule or a pattern rather than an agent that decides."""
     head = name.partition(":")[0]
-    return head in names()[len(_AGENTS) :] or head[:1].isdecimal()
+    return head in names()[len(AGENTS) :] or head[:1].isdecimal()
 
 
 def agent_class(name: str) -> tuple[type[Agent], dict[str, Any]]:
@@ -54,17 +51,28 @@ def agent_class(name: str) -> tuple[type[Agent], dict[str, Any]]:
     Raises:
         InputError: If there is no such agent, or it cannot be imported.
     """
-    if name in _AGENTS:
-        return _import(name, _AGENTS[name]), {}
     if is_fixed(name):
-        return _import(name, _FIXED), {"strategy": name}
-    if ":" in name:
-        return _import(name, name), {}
-    near = get_close_matches(name, names(), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(
-        f"unknown agent {name!r}: {hint}allowed: {', '.join(names())}, pointers as in '0 1 1 3', or package.module:Class"
-    )
+        return registry.load("agent", name, _FIXED), {"strategy": name}
+    if name in AGENTS:
+        return registry.load("agent", name, AGENTS[name]), {}
+    if not registry.is_foreign(name):
+        otherwise = "pointers as in '0 1 1 3', or package.module:Class"
+        raise InputError(unknown(f"agent {name!r}", name, names(), otherwise))
+    return _foreign(name, registry.load("agent", name, name)), {}
+
+
+def _foreign(name: str, found: Any) -> type[Agent]:
+    """Check another person's class; one of stable-baselines3 is put behind the adapter."""
+    if isinstance(found, type) and hasattr(found, "_setup_learn"):
+        from agents.sb3 import adapted
+
+        return adapted(found)
+    lacking = [method for method in _METHODS if not callable(getattr(found, method, None))]
+    if not lacking and found.predict is Agent.predict:  # Agent's own is a placeholder
+        lacking = ["predict"]
+    if not isinstance(found, type) or lacking:
+        raise InputError(f"agent {name!r} is no agent: it lacks {', '.join(lacking) or 'a class'} (see agents.base.Agent)")
+    return found
 
 
 def make(name: str, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> Agent:
@@ -74,49 +82,58 @@ def make(name: str, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparamete
         name: See the module.
         env: Its spaces are read; it is not stepped.
         seed: Of the agent's own randomness.
-        hyperparameters: Fields of the agent's configuration; what its name says of them may be said again.
+        hyperparameters: Fields of the agent's configuration; those that its name fixes may be given again.
 
     Raises:
         InputError: If the name is unknown, or the agent cannot decide in this action space (with those that can).
     """
-    cls, given = agent_class(name)
+    cls, fixed = agent_class(name)
     kinds = getattr(cls, "action_spaces", Agent.action_spaces)
     if not isinstance(env.action_space, kinds):
-        fit = [other for other in _AGENTS if isinstance(env.action_space, agent_class(other)[0].action_spaces)]
+        fit = [other for other in AGENTS if isinstance(env.action_space, agent_class(other)[0].action_spaces)]
         kind = type(env.action_space).__name__
         raise InputError(
             f"agent {name!r} decides in {' or '.join(k.__name__ for k in kinds)}, this environment has {kind} actions; "
             f"agents that fit: {', '.join(fit)}{', fixed strategies' if kind == 'MultiDiscrete' else ''}; "
             "or set another env.action_mode"
         )
-    other = [field for field, value in given.items() if hyperparameters.get(field, value) != value]
+    other = [field for field, value in fixed.items() if hyperparameters.get(field, value) != value]
     if other:
-        raise InputError(f"agent {name!r}: its name says agent.{other[0]} already, {given[other[0]]!r}")
-    return cls(env, seed=seed, **{**hyperparameters, **given})
-
-
-def load(name: str, folder: Path, env: gymnasium.Env[Any, Any]) -> Agent:
-    """Make the agent that `Agent.save` wrote to a folder.
-
-    Raises:
-        InputError: If there is none.
-    """
-    facts = read_json(folder / "agent.json")
-    agent = make(name, env, facts["seed"], **facts["hyperparameters"])
-    agent.load(folder)
+        raise InputError(f"agent {name!r}: its name fixes agent.{other[0]} = {fixed[other[0]]!r}")
+    agent = cls(env, seed=seed, **{**hyperparameters, **fixed})
+    agent.name = name
     return agent
 
 
-def _import(name: str, target: str) -> type[Agent]:
-    module, _, attribute = target.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a stranger's module can raise anything while it is imported
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"agent {name!r} cannot be imported: {type(error).__name__}: {reason}") from error
-    lacking = [method for method in _METHODS if not callable(getattr(cls, method, None))]
-    if not lacking and cls.predict is Agent.predict:  # what Agent has is but a placeholder
-        lacking = ["predict"]
-    if not isinstance(cls, type) or lacking:
-        raise InputError(f"agent {name!r} is no agent: it lacks {', '.join(lacking) or 'a class'} (see agents.base.Agent)")
-    return cls
+def make_env(
+    name: str, preset: Any = "tiny", env_id: str = "tying/LayerTying-v0", **overrides: Any
+) -> gymnasium.Env[Any, Any]:
+    """Return an environment with the settings that an agent recommends.
+
+    Args:
+        name: The agent's name.
+        preset: Of the training environment; ignored by instant ones.
+        env_id: Which environment.
+        overrides: Settings over the recommended ones, as `gymnasium.make` takes them.
+
+    Raises:
+        InputError: If the agent is unknown, or a setting is wrong.
+    """
+    cls, fixed = agent_class(name)
+    recommended = getattr(cls, "recommended", Agent.recommended)(getattr(cls, "Config", Agent.Config)(**fixed))
+    if env_id == "tying/LayerTying-v0":
+        return gymnasium.make(f"envs:{env_id}", preset=preset, **{**recommended, **overrides})
+    short = {key.removeprefix("env."): value for key, value in recommended.items() if key.startswith("env.")}
+    reward = {key.removeprefix("reward."): value for key, value in recommended.items() if key.startswith("reward.")}
+    short.pop("decision_interval", None)  # instant environments have windows of one iteration
+    given = {**short, **overrides, "reward": {**reward, **overrides.get("reward", {})}}
+    return gymnasium.make(f"envs:{env_id}", **given)
+
+
+def load(folder: str | Path, env: gymnasium.Env[Any, Any]) -> Agent:
+    """Return the agent that `Agent.save` wrote to a folder.
+
+    Raises:
+        InputError: If there is none, it is damaged, or it does not fit the environment.
+    """
+    return agent_class(read_agent(folder)["agent"])[0].load(folder, env)

@@ -1,4 +1,4 @@
-"""A replay buffer for few, dear decisions: the masks of what follows are kept too, and surprises can be drawn more often.
+"""A replay buffer for few, expensive decisions: it keeps the next masks too, and can draw transitions by priority.
 
 B sampled transitions, A actions, D numbers of an observation.
 """
@@ -23,9 +23,9 @@ class Batch:
         action: (B,).
         reward: Sum of gamma^k x reward over the transition's steps (B,).
         reward_weight: Sum of gamma^k over them (B,).
-        discount: What the value of `following` counts; 0 at the end of an episode (B,).
-        following: (B, D).
-        following_masks: Which actions are legal there (B, A).
+        discount: Weight of the value of next_observation; 0 at the end of an episode (B,).
+        next_observation: (B, D).
+        next_masks: Which actions are legal there (B, A).
     """
 
     index: Tensor
@@ -35,8 +35,8 @@ class Batch:
     reward: Tensor
     reward_weight: Tensor
     discount: Tensor
-    following: Tensor
-    following_masks: Tensor
+    next_observation: Tensor
+    next_masks: Tensor
 
 
 class Replay:
@@ -51,8 +51,8 @@ class Replay:
             "reward": torch.zeros(capacity),
             "reward_weight": torch.zeros(capacity),
             "discount": torch.zeros(capacity),
-            "following": torch.zeros(capacity, observation_size),
-            "following_masks": torch.ones(capacity, num_actions, dtype=torch.bool),
+            "next_observation": torch.zeros(capacity, observation_size),
+            "next_masks": torch.ones(capacity, num_actions, dtype=torch.bool),
         }
         self.priority = torch.zeros(capacity)
 
@@ -60,7 +60,7 @@ class Replay:
         return min(self.count, len(self.priority))
 
     def add(self, **values: Any) -> None:
-        """Store a transition, as surprising as the most surprising so far."""
+        """Store a transition, with the highest priority so far."""
         place = self.count % len(self.priority)
         for name, column in self.columns.items():
             column[place] = torch.as_tensor(values[name])
@@ -80,8 +80,8 @@ class Replay:
             index, weight = torch.randint(size, (count,), generator=generator), torch.ones(count)
         return Batch(index, weight, **{name: column[index] for name, column in self.columns.items()})
 
-    def surprise(self, index: Tensor, error: Tensor) -> None:
-        """Set priorities to the size of the errors that were found."""
+    def set_priority(self, index: Tensor, error: Tensor) -> None:
+        """Set priorities to the size of the errors."""
         self.priority[index] = error.abs() + _SMALLEST_PRIORITY
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""What search agents have in common: moves between patterns, and what a window pays when nothing is changed.
+"""What search agents have in common: moves between patterns, and the reward of a window when nothing is changed.
 
-They search inside one training run. There is one model, and it goes on training: a pattern is judged by how the windows
-went that were trained with it, and a bad one has cost something. So they move one layer at a time, look for the first
-share `explore` of a run, and then hold the best pattern that they know.
+They search inside one training run. There is one model, and it keeps training: a pattern is judged by the windows that were
+trained with it, and a bad one costs something. So they move one layer at a time, explore for the first share `explore` of a run, and
+then hold the best pattern that they know.
 
-A window's pay is the fall of a loss that falls anyway, quickly at first. What a change is worth is therefore its window's
-pay minus what windows pay without a change at that time, which is what `Baseline` estimates.
+Under a reward of changes, a window is rewarded for the fall of a loss that falls anyway, quickly at first. So a change is worth its
+window's reward minus the reward of a window without a change at that time, which `Baseline` estimates.
 """
 
 import math
@@ -17,25 +17,24 @@ from gymnasium import spaces
 
 from agents.base import Agent
 from tying.config import config, setting
-from tying.layout import View
+from tying.interface import ObservationView
 from tying.pointers import Pointers
 
 
 def neighbours(pointers: Pointers) -> list[Pointers]:
     """Return every pattern that one move of a layer leads to: it joins another group, or leaves its own to be alone.
 
-    Layer 0 does not move. It is always a root, so for it to join a group is for that group to take its weights and to lose
-    those it has: of all moves the one that a run does not get over.
+    Layer 0 does not move: tying it would overwrite the other group's weights, a change that a run does not recover from.
     """
     layers = range(1, len(pointers))
     return sorted({pointers.move(layer, target) for layer in layers for target in range(layer + 1)} - {pointers})
 
 
 class Baseline:
-    """Running estimate of a window's pay when nothing is changed, and of how much it scatters.
+    """Running estimate of a window's reward when nothing is changed, and of its scatter.
 
     Args:
-        weight: Of the newest window, above 0 to 1; a small one averages noise away, a large one follows a steep start.
+        weight: Of the newest window, above 0 to 1; a small one averages noise away, a large one adapts to a steep start.
     """
 
     def __init__(self, weight: float) -> None:
@@ -43,23 +42,23 @@ class Baseline:
         self.mean: float | None = None
         self.variance: float | None = None
 
-    def advantage(self, pay: float) -> float:
-        """Return a pay above the estimate, 0 where there is none yet."""
-        return 0.0 if self.mean is None else pay - self.mean
+    def advantage(self, reward: float) -> float:
+        """Return a reward above the estimate, 0 where there is none yet."""
+        return 0.0 if self.mean is None else reward - self.mean
 
-    def update(self, pay: float) -> None:
-        """Take in the pay of a window without a change."""
-        surprise = self.advantage(pay)
+    def update(self, reward: float) -> None:
+        """Take in the reward of a window without a change."""
+        advantage = self.advantage(reward)
         if self.mean is None:
-            self.mean = pay
+            self.mean = reward
             return
-        self.mean += self.weight * surprise
-        squared = surprise**2
+        self.mean += self.weight * advantage
+        squared = advantage**2
         self.variance = squared if self.variance is None else self.variance + self.weight * (squared - self.variance)
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of a pay around the estimate; infinite before two windows."""
+        """Standard deviation of a reward around the estimate; infinite before two windows."""
         return math.inf if self.variance is None else math.sqrt(self.variance)
 
 
@@ -76,9 +75,9 @@ class SearchConfig:
     )
 
 
-def exploring(view: View, share: float) -> bool:
+def exploring(view: ObservationView, share: float) -> bool:
     """Return whether less than a share of the run is over."""
-    return round(1 - view.scalar("remaining"), 6) < share
+    return view.progress < share
 
 
 class SearchAgent(Agent, ABC):
@@ -92,20 +91,28 @@ class SearchAgent(Agent, ABC):
         self._generator = np.random.default_rng(seed)
 
     @classmethod
-    def wishes(cls, config: Any) -> dict[str, Any]:
-        """Return what lets it set a whole pattern at once."""
+    def recommended(cls, config: Any) -> dict[str, Any]:
+        """Return the setting that lets it set a whole pattern at once."""
         return {"env.action_mode": "joint"}
+
+    def begin_episode(self, observation: np.ndarray) -> None:
+        """Begin a search from the pattern at the start."""
+        self.begin(self.view(observation).pointers)
 
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """Return a pattern to try, or the best one known: when `deterministic`, and after the share `explore`."""
-        view = View(observation)
-        if view.scalar("frozen"):
+        view = self.view(observation)
+        if view.frozen:
             return np.array(view.pointers)
         if deterministic or not exploring(view, self.config.explore):
             return np.array(self.best or view.pointers)
-        if view.scalar("remaining") == 1:
-            self.begin(view.pointers)
         return np.array(self.propose(view.pointers))
+
+    def explain(
+        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
+    ) -> tuple[bool | None, float | None]:
+        """Return whether the pattern is another than the best known."""
+        return self.best is not None and tuple(action) != self.best, None
 
     def recommend(self) -> Pointers | None:
         """See Agent.recommend."""

@@ -22,7 +22,6 @@ from scipy import linalg
 from agents.search import SearchAgent, SearchConfig, exploring, neighbours
 from tying.config import config, setting
 from tying.files import read_json
-from tying.layout import View
 from tying.pointers import Pointers
 
 # All patterns are candidates up to this many layers (877 of them); beyond it what was tried and a sample around it are.
@@ -156,11 +155,12 @@ def _fit(kernel: np.ndarray, levels: np.ndarray, noise: float) -> _Fit:
 class SurrogateAgent(SearchAgent):
     """Trains the pattern that is best under one draw from the posterior; would keep the one with the best mean.
 
-    A window's pay is a change against the window before, so a pattern's level is the sum of all pays up to its window, seen
+    A window's reward is a change against the window before, so a pattern's level is the sum of all rewards up to its window, seen
     against a polynomial in time.
     """
 
     Config = SurrogateConfig
+    needs_telescoping = True
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
@@ -194,12 +194,18 @@ class SurrogateAgent(SearchAgent):
         return self._best if self._posterior is None else self._posterior.draw(self._generator)
 
     def learn_from(
-        self, observation: np.ndarray, action: Any, reward: float, following: np.ndarray, terminated: bool
+        self,
+        observation: np.ndarray,
+        action: Any,
+        reward: float,
+        next_observation: np.ndarray,
+        terminated: bool,
+        next_masks: np.ndarray | None,
     ) -> None:
         """Add the window to what was seen, and look for the best again."""
-        if not exploring(View(observation), self.config.explore):
+        if not exploring(self.view(observation), self.config.explore):
             return
-        view = View(following)
+        view = self.view(next_observation)
         self._total += reward
         self._tried.append(view.pointers)
         self._levels.append(self._total)
@@ -216,9 +222,11 @@ class SurrogateAgent(SearchAgent):
         index = self._generator.permutation(len(around))[: max(0, _SAMPLED - len(tried))]
         return [*tried, *(around[i] for i in index)]
 
-    def _save_state(self, folder: Path) -> None:
+    def save_state(self, folder: Path) -> None:
+        """Write the best pattern."""
         (folder / "search.json").write_text(json.dumps({"best": self._best}))
 
-    def _load_state(self, folder: Path) -> None:
+    def load_state(self, folder: Path) -> None:
+        """Read the best pattern."""
         best = read_json(folder / "search.json")["best"]
         self._best = best and Pointers(best)

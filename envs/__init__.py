@@ -5,28 +5,52 @@ pattern, and `tying/TyingBench-v0` from a table of all patterns, each trained fr
 develop agents. All have the same spaces.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 import gymnasium
 
-from envs.base import EnvConfig, TyingEnv
-from envs.formula import FormulaTyingEnv
-from envs.layer_tying import LayerTyingEnv
-from envs.presets import PRESETS, Setup
-from envs.reward import RewardConfig
-from envs.table_tying import TableTyingEnv
-from envs.tyingbench import TyingBench
+if TYPE_CHECKING:
+    from envs.base import EnvConfig as EnvConfig
+    from envs.base import TyingEnv as TyingEnv
+    from envs.config import TrainingConfig as TrainingConfig
+    from envs.formula import FormulaTyingEnv as FormulaTyingEnv
+    from envs.presets import PRESETS as PRESETS
+    from envs.reward import RewardConfig as RewardConfig
+    from envs.table import TableTyingEnv as TableTyingEnv
+    from envs.training import LayerTyingEnv as LayerTyingEnv
+    from tying.tyingbench import TyingBench as TyingBench
 
-gymnasium.register("tying/LayerTying-v0", entry_point="envs.layer_tying:LayerTyingEnv")
+gymnasium.register("tying/LayerTying-v0", entry_point="envs.training:LayerTyingEnv")
 gymnasium.register("tying/FormulaTying-v0", entry_point="envs.formula:FormulaTyingEnv")
-gymnasium.register("tying/TyingBench-v0", entry_point="envs.table_tying:TableTyingEnv")
+gymnasium.register("tying/TyingBench-v0", entry_point="envs.table:TableTyingEnv")
 
-__all__ = [
+# Imported when they are asked for: command lines answer before torch is there.
+_LAZY = {
+    "EnvConfig": "envs.base",
+    "FormulaTyingEnv": "envs.formula",
+    "LayerTyingEnv": "envs.training",
+    "PRESETS": "envs.presets",
+    "RewardConfig": "envs.reward",
+    "TableTyingEnv": "envs.table",
+    "TrainingConfig": "envs.config",
+    "TyingBench": "tying.tyingbench",
+    "TyingEnv": "envs.base",
+}
+__all__ = [  # noqa: F822 (the names of _LAZY)
     "PRESETS",
     "EnvConfig",
     "FormulaTyingEnv",
     "LayerTyingEnv",
     "RewardConfig",
-    "Setup",
     "TableTyingEnv",
+    "TrainingConfig",
     "TyingBench",
     "TyingEnv",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'envs' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,8 +1,8 @@
-"""Action modes: how a number from the agent becomes a Pointers value.
+"""Action modes: from an action of the agent to a Pointers value. `tying.interface` has the numbering.
 
 To add one, write its class and a line in `MODES`.
 
-Masks leave exactly one action for each pattern that can be reached in a decision, so legal actions never mean the same.
+Masks leave exactly one action for each pattern that can be reached in a decision, so no two legal actions mean the same.
 Every action inside the space is legal without masks too.
 """
 
@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium import spaces
 
+from tying import interface, registry
 from tying.pointers import Pointers
 
 
 class ActionMode(Protocol):
-    """What an action mode answers; `cursor` is the layer whose turn it is."""
+    """The questions that an action mode answers; `cursor` is the layer whose turn it is."""
 
     summary: str
 
@@ -55,7 +56,7 @@ class Cursor:
 
     def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
         """Return the pattern after an action."""
-        return pointers.move(cursor, min(int(action), cursor))
+        return pointers.move(*interface.moves(len(pointers), cursor)[int(action)].tolist())
 
     def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
         """Return True for the roots before the cursor, and for the cursor itself (own weights)."""
@@ -81,34 +82,33 @@ class Pair:
     summary = "any one layer"
 
     def __init__(self, num_layers: int) -> None:
-        self.pairs = [(layer, target) for layer in range(num_layers) for target in range(layer + 1)]
-        self.space = spaces.Discrete(len(self.pairs))
+        self._moves = interface.moves(num_layers, None)
+        self.space = spaces.Discrete(len(self._moves))
 
     def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
         """Return the pattern after an action."""
-        return pointers.move(*self.pairs[int(action)])
+        return pointers.move(*self._moves[int(action)].tolist())
 
     def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
         """Return True for (0,0), which changes nothing, and for every pair that changes something, once."""
-        roots = set(pointers.roots)
-        return np.array(
-            [
-                (layer, target) == (0, 0)
-                or (target == layer and layer not in roots)
-                or (target != layer and target in roots and pointers[layer] != target)
-                for layer, target in self.pairs
-            ]
+        roots = np.zeros(len(pointers), dtype=bool)
+        roots[list(pointers.roots)] = True
+        layer, target = self._moves.T
+        masks: np.ndarray = np.where(
+            layer == target, ~roots[layer], roots[target] & (np.array(pointers)[layer] != target)
         )
+        masks[0] = True
+        return masks
 
     def unchanged(self, pointers: Pointers, cursor: int) -> np.ndarray:
         """Return True for (0,0) alone."""
-        masks = np.zeros(len(self.pairs), dtype=bool)
+        masks = np.zeros(len(self._moves), dtype=bool)
         masks[0] = True
         return masks
 
     def layer(self, action: Any, cursor: int) -> int | None:
         """Return the layer of the pair."""
-        return self.pairs[int(action)][0]
+        return int(self._moves[int(action), 0])
 
 
 class Joint:
@@ -127,7 +127,7 @@ class Joint:
         return Pointers(resolved)
 
     def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
-        """Return all True: what an entry means depends on the others, so none can be left out on its own."""
+        """Return all True: the meaning of an entry depends on the others, so none can be excluded by itself."""
         return np.ones(int(self.space.nvec.sum()), dtype=bool)
 
     def unchanged(self, pointers: Pointers, cursor: int) -> np.ndarray:
@@ -143,5 +143,10 @@ MODES: dict[str, type[ActionMode]] = {"cursor": Cursor, "pair": Pair, "joint": J
 
 
 def make(name: str, num_layers: int) -> ActionMode:
-    """Return the action mode of a name that is in `MODES`."""
-    return MODES[name](num_layers)
+    """Return an action mode by name, or another person's by "package.module:Class".
+
+    Raises:
+        InputError: If there is none of that name, or it cannot be imported.
+    """
+    mode: ActionMode = registry.find("action mode", name, MODES)(num_layers)
+    return mode

@@ -1,32 +1,32 @@
-"""TyingEnv: what every tying environment has in common; what a decision leads to is its backend's business.
+"""TyingEnv: what every tying environment has in common; the consequence of a decision comes from its simulator.
 
 One step: action -> pointers -> a window of `decision_interval` iterations -> loss on the reward batches -> reward.
-One episode: one run of the backend's iterations; its end is `terminated`.
+One episode: one run of the simulator's iterations; its end is `terminated`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
 import gymnasium
 import numpy as np
 
 from envs import actions, observation
-from envs.reward import Outcome, Reward, RewardConfig
-from tying import strategies
+from envs.reward import Reward, RewardConfig
+from tying import palette, registry, strategies
 from tying.config import config, one_of, setting
 from tying.errors import InputError
-from tying.palette import ansi_row
 from tying.pointers import Pointers
-from tying.records import Decision, Window
+from tying.training.record import StepRecord
 
 
 @config
 class EnvConfig:
     """When and how pointers are decided."""
 
-    action_mode: Annotated[str, one_of(lambda: actions.MODES)] = setting(
-        "; ".join(f"{name}: {mode.summary}" for name, mode in actions.MODES.items()), default="cursor"
+    action_mode: Annotated[str, one_of(lambda: actions.MODES, registry.is_foreign)] = setting(
+        "; ".join(f"{name}: {mode.summary}" for name, mode in actions.MODES.items()) + "; or package.module:Class",
+        default="cursor",
     )
     decision_interval: int = setting("training between two decisions [iterations, >= 1]", default=10, ge=1)
     freeze_after: float = setting("share of the run after which pointers no longer move [0 to 1]", default=1.0, ge=0, le=1)
@@ -39,17 +39,8 @@ class EnvConfig:
     )
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A window and the wall seconds that it took."""
-
-    window: Window
-    train_s: float = 0.0
-    evaluate_s: float = 0.0
-
-
-class Backend(Protocol):
-    """What trains, or pretends to."""
+class Simulator(Protocol):
+    """The run behind an environment: real training, a formula or a table."""
 
     num_layers: int
     num_iterations: int
@@ -58,7 +49,7 @@ class Backend(Protocol):
         """Begin a new run; cheap, since a vectorised environment resets more often than it is used."""
         ...
 
-    def uniform_loss(self) -> float:
+    def uninformed_loss(self) -> float:
         """Return the loss of a model that knows nothing, log(vocabulary), in nats per token."""
         ...
 
@@ -66,18 +57,20 @@ class Backend(Protocol):
         """Return the share of trainable block parameters under any pointers, 0 to 1; cheap, nothing is built for it."""
         ...
 
-    def train(
-        self, pointers: Pointers, num_iterations: int, num_batches: int, alternative: Pointers | None = None
-    ) -> Trained:
-        """Tie as told, train, and evaluate on `num_batches` fixed reward batches.
+    def run(self, record: StepRecord, num_batches: int, fork: bool) -> StepRecord:
+        """Train the window that a record describes, and return the record with its measurements.
 
-        With an alternative, the same window is also trained under it, from the same state and on the same batches, for
-        `Window.fork_loss` alone: nothing of that branch is left. Equal pointers have equal losses and need no branch.
+        Args:
+            record: Its `pointers` are tied for `num_iterations` iterations.
+            num_batches: Fixed reward batches for `reward_loss`.
+            fork: Measure `fork_loss` too: the same window under `previous_pointers`, from the same state and on the same
+                batches. Nothing of that branch is left.
         """
         ...
 
 
-DecisionListener = Callable[[Decision, np.ndarray, np.ndarray], None]
+Listener = Callable[[StepRecord, np.ndarray, np.ndarray], None]
+Explanation = tuple[bool | None, float | None]
 
 
 class TyingEnv(gymnasium.Env[np.ndarray, Any]):
@@ -95,68 +88,79 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
     Episode End: `terminated` when the run's iterations are done; never truncated.
 
     Args:
-        backend: What a window of training is.
+        simulator: The run behind it.
         config: When and how pointers are decided.
-        reward: What the agent is paid for.
-        render_mode: None or "ansi": `render()` returns the tying row, one coloured letter per layer.
+        reward: The terms of the reward.
+        render_mode: None; "ansi": `render()` returns the tying row, one coloured letter per layer; "rgb_array": the map of the
+            episode so far, (height, width, 3) uint8.
+
+    Attributes:
+        record: The last step; decision -1 before the first.
+        on_decision: Called with every record, and the observation and masks that the agent decided by.
+        explain: Called with (observation, masks, action) before an action has its effect; returns whether the agent explored and
+            the value that it gives the action.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (Gymnasium's own declaration)
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own declaration)
 
-    def __init__(self, backend: Backend, config: EnvConfig, reward: RewardConfig, render_mode: str | None = None) -> None:
+    def __init__(self, simulator: Simulator, config: EnvConfig, reward: RewardConfig, render_mode: str | None = None) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise InputError(f"render_mode {render_mode!r}: allowed are None and 'ansi'")
-        self.backend = backend
+            raise InputError(f"render_mode {render_mode!r}: allowed are None, 'ansi' and 'rgb_array'")
+        self.simulator = simulator
         self.config = config
         self.reward = Reward(reward)
         self.render_mode = render_mode
-        self.on_decision: DecisionListener | None = None
+        self.on_decision: Listener | None = None
+        self.explain: Callable[[np.ndarray, np.ndarray, Any], Explanation] | None = None
         self._run_seed: int | None = None
-        self.initial_pointers = strategies.make(config.initial_pointers, backend.num_layers)
-        self.mode = actions.make(config.action_mode, backend.num_layers)
+        self.initial_pointers = strategies.make(config.initial_pointers, simulator.num_layers)
+        self.mode = actions.make(config.action_mode, simulator.num_layers)
         self.action_space = self.mode.space
-        self.observation_space = observation.space(backend.num_layers)
+        self.observation_space = observation.space(simulator.num_layers)
         self._begin()
 
     @property
     def num_decisions(self) -> int:
         """Decisions in an episode, frozen ones included."""
-        return -(-self.backend.num_iterations // self.config.decision_interval)
+        return -(-self.simulator.num_iterations // self.config.decision_interval)
 
     @property
     def pointers(self) -> Pointers:
         """The tying in force."""
-        return self._pointers
+        return self.record.pointers
 
     @property
     def frozen(self) -> bool:
         """Whether pointers no longer move."""
         # Rounded, since 0.55 * 100 is a little more than 55.
-        return self._iteration >= round(self.config.freeze_after * self.backend.num_iterations, 6)
+        return self.record.iteration >= round(self.config.freeze_after * self.simulator.num_iterations, 6)
 
-    def _begin(self) -> None:
-        self._pointers = self.initial_pointers
-        self._index = 0
-        self._iteration = 0
-        self._window: Window | None = None
-        self._previous_loss = 0.0
-        self.reward.begin()
+    @property
+    def _over(self) -> bool:
+        return self.record.iteration >= self.simulator.num_iterations
 
     @property
     def _cursor(self) -> int:
-        movable = self.backend.num_layers - 1
-        return 1 + self._index % movable if movable else 0
+        movable = self.simulator.num_layers - 1
+        return 1 + (self.record.decision + 1) % movable if movable else 0
+
+    def _begin(self) -> None:
+        start = self.initial_pointers
+        self.record = StepRecord(decision=-1, iteration=0, num_iterations=0, pointers=start, previous_pointers=start)
+        self._history: list[tuple[int, Pointers]] = []
+        self.reward.begin()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a run; see the class."""
         super().reset(seed=seed)
         if seed is not None:
             self._run_seed = seed
-        elif self._run_seed is None or self._index > 0:
+        elif self._run_seed is None or self.record.decision >= 0:
             self._run_seed = int(self.np_random.integers(2**31))
-        self.backend.reset(self._run_seed)
+        self.simulator.reset(self._run_seed)
         self._begin()
-        return self._observe(), {"pointers": list(self._pointers), "num_unique_layers": self._pointers.num_unique}
+        self._observation = self._observe()
+        return self._observation, {"pointers": list(self.pointers), "num_unique_layers": self.pointers.num_unique}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one decision and train a window; see the class.
@@ -164,84 +168,78 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
             InputError: If the action is outside the space, or the episode is over.
         """
-        if self._iteration >= self.backend.num_iterations:
+        if self._over:
             raise InputError("step() after the end of the episode: call reset() first")
         if not self.action_space.contains(action):
             raise InputError(f"action {action!r} is outside the space {self.action_space}")
-        before, masks, pointers = self._observe(), self.action_masks(), self._pointers
-        frozen, layer = self.frozen, self.mode.layer(action, self._cursor)
-        if not frozen:
-            self._pointers = self.mode.decode(action, self._pointers, self._cursor)
-        trained, outcome = self._train(pointers)
-        param_weight = self.reward.param_weight
-        reward_terms = self.reward.terms(outcome)
-        decision = Decision(
-            index=self._index,
-            layer=layer,
-            action=np.asarray(action).tolist(),
-            frozen=frozen,
-            pointers=self._pointers,
-            reward=float(sum(reward_terms.values())),
-            reward_terms=reward_terms,
-            window=trained.window,
-            train_s=trained.train_s,
-            evaluate_s=trained.evaluate_s,
-            param_weight=param_weight,
-        )
-        self._index += 1
+        observation, masks = self._observation, self.action_masks()
+        record = self._decide(action, observation, masks)
+        fork = self.reward.needs_fork and record.changed
+        record = self.simulator.run(record, self.reward.config.num_batches, fork)
+        if self.reward.needs_fork and not fork:
+            record = replace(record, fork_loss=record.reward_loss)
+        self.record = self.reward.rewarded(record)
+        self._history.append((self.record.iteration, self.record.pointers))
         if self.on_decision is not None:
-            self.on_decision(decision, before, masks)
-        terminated = self._iteration >= self.backend.num_iterations
-        return self._observe(), decision.reward, terminated, False, self._info(decision)
+            self.on_decision(self.record, observation, masks)
+        self._observation = self._observe()
+        return self._observation, self.record.reward, self._over, False, self._info()
 
-    def _train(self, before: Pointers) -> tuple[Trained, Outcome]:
-        """Train a window under the pointers in force; `before` are those that the decision found."""
-        num_iterations = min(self.config.decision_interval, self.backend.num_iterations - self._iteration)
-        alternative = before if self.reward.needs_fork else None
-        trained = self.backend.train(self._pointers, num_iterations, self.reward.config.num_batches, alternative)
-        self._previous_loss = self._window.reward_loss if self._window else self.backend.uniform_loss()
-        self._window = trained.window
-        self._iteration += num_iterations
-        return trained, Outcome(
-            previous_loss=self._previous_loss,
-            previous_share=self.backend.param_share(before),
-            window=trained.window,
-            window_share=num_iterations / self.backend.num_iterations,
+    def _decide(self, action: Any, observation: np.ndarray, masks: np.ndarray) -> StepRecord:
+        """Return the record of an action, as far as it is known before the window is trained."""
+        before, frozen = self.record, self.frozen
+        explored, value = (None, None) if self.explain is None else self.explain(observation, masks, action)
+        num_iterations = min(self.config.decision_interval, self.simulator.num_iterations - before.iteration)
+        return StepRecord(
+            decision=before.decision + 1,
+            iteration=before.iteration + num_iterations,
+            num_iterations=num_iterations,
+            pointers=before.pointers if frozen else self.mode.decode(action, before.pointers, self._cursor),
+            previous_pointers=before.pointers,
+            layer=self.mode.layer(action, self._cursor),
+            action=np.asarray(action).tolist(),
+            explored=explored,
+            action_value=value,
+            frozen=frozen,
+            window_share=num_iterations / self.simulator.num_iterations,
+            previous_loss=before.reward_loss if before.decision >= 0 else self.simulator.uninformed_loss(),
+            previous_share=self.simulator.param_share(before.pointers),
         )
 
     def action_masks(self) -> np.ndarray:
         """Return which actions are legal now (True), flat over all components, as sb3-contrib reads them."""
-        if self.frozen:
-            return self.mode.unchanged(self._pointers, self._cursor)
-        return self.mode.masks(self._pointers, self._cursor)
+        masks = self.mode.unchanged if self.frozen else self.mode.masks
+        return masks(self.pointers, self._cursor)
 
-    def render(self) -> str | None:
-        """Return the tying row when `render_mode` is "ansi"."""
-        return ansi_row(self._pointers) if self.render_mode == "ansi" else None
+    def render(self) -> Any:
+        """Return the tying row or the map of the episode, as `render_mode` says; None without one."""
+        if self.render_mode == "ansi":
+            return palette.ansi_row(self.pointers)
+        if self.render_mode == "rgb_array":
+            return palette.picture([(0, self.initial_pointers), *self._history], self.simulator.num_iterations)
+        return None
 
     def _observe(self) -> np.ndarray:
-        state = observation.State(
-            pointers=self._pointers,
+        return observation.observe(
+            self.record,
+            remaining=1 - self.record.iteration / self.simulator.num_iterations,
             cursor=self._cursor if self.config.action_mode == "cursor" else None,
-            remaining=1 - self._iteration / self.backend.num_iterations,
             frozen=self.frozen,
-            param_share=self.backend.param_share(self._pointers),
-            window=self._window,
-            previous_loss=self._previous_loss,
-            uniform_loss=self.backend.uniform_loss() if self._window else 1.0,
+            param_share=self.simulator.param_share(self.pointers),
+            uninformed_loss=self.simulator.uninformed_loss() if self.record.decision >= 0 else 1.0,
         )
-        return observation.observe(state)
 
-    def _info(self, decision: Decision) -> dict[str, Any]:
+    def _info(self) -> dict[str, Any]:
         """Return facts of the step; no wall time, so that equal seeds give equal infos."""
+        record = self.record
         return {
-            "pointers": list(decision.pointers),
-            "num_unique_layers": decision.pointers.num_unique,
-            "param_share": decision.window.param_share,
-            "reward_terms": dict(decision.reward_terms),
-            "param_weight": decision.param_weight,
-            "reward_loss": decision.window.reward_loss,
-            "train_loss": decision.window.train_loss,
-            "iteration": decision.window.iteration,
-            "frozen": decision.frozen,
+            "pointers": list(record.pointers),
+            "num_unique_layers": record.pointers.num_unique,
+            "param_share": record.param_share,
+            "reward_terms": dict(record.reward_terms),
+            "param_weight": record.param_weight,
+            "reward_loss": record.reward_loss,
+            "train_loss": record.train_loss,
+            "iteration": record.iteration,
+            "frozen": record.frozen,
         }

@@ -10,18 +10,19 @@ gradients agree (1) where `best` ties two layers and oppose (-1) where it does n
 """
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from envs.base import EnvConfig, Trained, TyingEnv
+from envs.base import EnvConfig, TyingEnv
 from envs.reward import RewardConfig
 from tying import strategies
 from tying.config import build
 from tying.errors import InputError
 from tying.pointers import Pointers
-from tying.records import Window
+from tying.training.record import StepRecord
 
 _UNIFORM_LOSS = math.log(256)
 _FLOOR = 1.0
@@ -34,8 +35,8 @@ def distance(pointers: Pointers, other: Pointers) -> float:
     return sum((pointers[i] == pointers[j]) != (other[i] == other[j]) for i, j in pairs) / max(1, len(pairs))
 
 
-class FormulaBackend:
-    """The formula as a backend; the arguments are FormulaTyingEnv's."""
+class FormulaSimulator:
+    """The formula as a simulator; the arguments are FormulaTyingEnv's."""
 
     def __init__(
         self,
@@ -56,10 +57,9 @@ class FormulaBackend:
 
     def reset(self, seed: int) -> None:
         """Begin again."""
-        self._iteration = 0
         self._generator = np.random.default_rng(seed)
 
-    def uniform_loss(self) -> float:
+    def uninformed_loss(self) -> float:
         """Return the loss at the start."""
         return _UNIFORM_LOSS
 
@@ -72,27 +72,22 @@ class FormulaBackend:
         """Return the share of unique layers."""
         return pointers.num_unique / self.num_layers
 
-    def train(
-        self, pointers: Pointers, num_iterations: int, num_batches: int, alternative: Pointers | None = None
-    ) -> Trained:
+    def run(self, record: StepRecord, num_batches: int, fork: bool) -> StepRecord:
         """Answer at once; both branches have the same noise."""
-        self._iteration += num_iterations
-        share = self._iteration / self.num_iterations
-        loss = self.loss(pointers, share)
+        share = record.iteration / self.num_iterations
+        loss = self.loss(record.pointers, share)
         noise = self.noise * float(self._generator.standard_normal())
-        window = Window(
-            iteration=self._iteration,
-            tokens=0,
+        return replace(
+            record,
             train_loss=loss,
             last_loss=loss,
             reward_loss=loss + noise,
-            block_params=pointers.num_unique,
+            fork_loss=self.loss(record.previous_pointers, share) + noise if fork else None,
+            block_params=record.pointers.num_unique,
             independent_block_params=self.num_layers,
-            fork_loss=None if alternative is None else self.loss(alternative, share) + noise,
             gradient_similarities=self._gradient_similarities() if self.gradient_statistics else (),
-            agreements=self._agreements(pointers) if self.gradient_statistics else (),
+            agreements=self._agreements(record.pointers) if self.gradient_statistics else (),
         )
-        return Trained(window)
 
     def _gradient_similarities(self) -> tuple[float, ...]:
         """Return per layer 1 where `best` ties it with the layer before, -1 elsewhere, 0 for layer 0."""
@@ -117,8 +112,8 @@ class FormulaTyingEnv(TyingEnv):
         best: The best pattern, a strategy or pointers.
         gap: Loss of the pattern farthest from the best, nats per token.
         noise: Standard deviation of the reward loss, nats per token.
-        reward: Fields of RewardConfig; by default parameters cost nothing, so that `best` is what pays most.
-        render_mode: None or "ansi".
+        reward: Fields of RewardConfig; param_weight is 0 unless given, so that `best` has the highest reward.
+        render_mode: None, "ansi" or "rgb_array".
         overrides: Fields of EnvConfig.
     """
 
@@ -133,18 +128,33 @@ class FormulaTyingEnv(TyingEnv):
         render_mode: str | None = None,
         **overrides: Any,
     ) -> None:
-        if num_layers < 1 or num_decisions < 1:
-            raise InputError(f"num_layers = {num_layers}, num_decisions = {num_decisions}: both are at least 1")
+        _check(num_layers=num_layers, num_decisions=num_decisions, gap=gap, noise=noise)
         config = build(EnvConfig, {"decision_interval": 1, **overrides})
-        backend = FormulaBackend(
+        simulator = FormulaSimulator(
             num_layers, num_decisions, strategies.make(best, num_layers), gap, noise, config.gradient_statistics
         )
         super().__init__(
-            backend, config, build(RewardConfig, {"param_weight": 0.0, **(reward or {})}, "reward."), render_mode
+            simulator, config, build(RewardConfig, {"param_weight": 0.0, **(reward or {})}, "reward."), render_mode
         )
 
     @property
     def best(self) -> Pointers:
         """The best pattern."""
-        backend: FormulaBackend = self.backend  # type: ignore[assignment]
-        return backend.best
+        simulator: FormulaSimulator = self.simulator  # type: ignore[assignment]
+        return simulator.best
+
+
+def _check(**values: Any) -> None:
+    """Check the formula's numbers.
+
+    Raises:
+        InputError: With one line for each wrong one.
+    """
+    lines = []
+    for name, value in values.items():
+        whole = name.startswith("num_")
+        right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not right or not math.isfinite(value) or value < (1 if whole else 0):
+            lines.append(f"{name} = {value!r}: expected a {'whole number of at least 1' if whole else 'number of at least 0'}")
+    if lines:
+        raise InputError(lines)

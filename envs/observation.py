@@ -1,9 +1,9 @@
-"""The observation: one flat float32 vector with finite bounds, laid out by index.
+"""The observation: one flat float32 vector with finite bounds.
 
 | index            | name             | range   | meaning                                                               |
 |------------------|------------------|---------|-----------------------------------------------------------------------|
 | 0                | remaining        | 0 to 1  | share of the run's iterations still to come                           |
-| 1                | log_perplexity   | 0 to 2  | reward-split loss as a share of log(vocabulary): 1 is knowing nothing |
+| 1                | log_perplexity   | 0 to 2  | reward-split loss as a share of log(vocabulary): 1 is a uniform guess |
 | 2                | change           | -1 to 1 | that loss now minus before the last window, nats per token            |
 | 3                | param_share      | 0 to 1  | trainable block parameters as a share of the untied model's           |
 | 4                | frozen           | 0 or 1  | 1 when pointers no longer move                                        |
@@ -18,44 +18,16 @@
 |                  |                  |         | group (1 for a layer alone)                                           |
 
 Before the first window entry 1 is 1 and all figures about gradients and similarities are 0; the last two stay 0 without
-`gradient_statistics`. `tying.layout` has the order; `tying.layout.View` reads entries by name.
+`gradient_statistics`. `tying.interface` has the order.
 """
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 from gymnasium import spaces
 
-from tying import layout
-from tying.pointers import Pointers
-from tying.records import Window
-
-
-@dataclass(frozen=True)
-class State:
-    """What an observation shows.
-
-    Attributes:
-        pointers: In force.
-        cursor: The layer whose turn it is, or None.
-        remaining: Share of the iterations still to come.
-        frozen: Whether pointers no longer move.
-        param_share: Share of trainable block parameters under the pointers, 0 to 1.
-        window: The last window; None before the first.
-        previous_loss: Reward loss before that window, nats per token.
-        uniform_loss: log(vocabulary), nats per token.
-    """
-
-    pointers: Pointers
-    cursor: int | None
-    remaining: float
-    frozen: bool
-    param_share: float
-    window: Window | None
-    previous_loss: float
-    uniform_loss: float
-
+from tying import interface
+from tying.training.record import StepRecord
 
 _COSINE = (-1.0, 1.0)
 _BOUNDS = {  # others: 0 to 1
@@ -75,10 +47,10 @@ def space(num_layers: int) -> spaces.Box:
 @functools.cache
 def _limits(num_layers: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and the highest value of every entry."""
-    scalars = {name: _BOUNDS.get(name, (0.0, 1.0)) for name in layout.SCALARS}
-    layers = {name: _BOUNDS.get(name, (0.0, 1.0)) for name in layout.PER_LAYER}
+    scalars = {name: _BOUNDS.get(name, (0.0, 1.0)) for name in interface.SCALARS}
+    layers = {name: _BOUNDS.get(name, (0.0, 1.0)) for name in interface.PER_LAYER}
     low, high = (
-        layout.flatten(
+        interface.flatten(
             {name: bound[side] for name, bound in scalars.items()},
             {name: [bound[side]] * num_layers for name, bound in layers.items()},
         ).astype(np.float32)
@@ -87,32 +59,42 @@ def _limits(num_layers: int) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def observe(state: State) -> np.ndarray:
-    """Return the observation of a state, clipped to the space's bounds."""
-    num_layers = len(state.pointers)
+def observe(
+    record: StepRecord, *, remaining: float, cursor: int | None, frozen: bool, param_share: float, uninformed_loss: float
+) -> np.ndarray:
+    """Return the observation after a step, clipped to the space's bounds.
+
+    Args:
+        record: Of the last step, or of the start (decision -1).
+        remaining: Share of the run's iterations still to come.
+        cursor: The layer whose turn it is, or None.
+        frozen: Whether pointers no longer move.
+        param_share: Share of trainable block parameters under the pointers in force, 0 to 1.
+        uninformed_loss: log(vocabulary), nats per token.
+    """
+    num_layers = len(record.pointers)
     scalars = {
-        "remaining": state.remaining,
+        "remaining": remaining,
         "log_perplexity": 1.0,
         "change": 0.0,
-        "param_share": state.param_share,
-        "frozen": float(state.frozen),
+        "param_share": param_share,
+        "frozen": float(frozen),
     }
-    layers = {name: np.zeros(num_layers) for name in layout.PER_LAYER}
-    layers["pointer"] = np.array(state.pointers) / max(1, num_layers - 1)
-    layers["root"][list(state.pointers.roots)] = 1
-    if state.cursor is not None:
-        layers["cursor"][state.cursor] = 1
-    if state.window is not None:
-        window = state.window
-        scalars["log_perplexity"] = window.reward_loss / state.uniform_loss
-        scalars["change"] = window.reward_loss - state.previous_loss
-        if window.gradient_norms:
-            layers["gradient"] = np.array(window.gradient_norms) / max(*window.gradient_norms, 1e-12)
+    layers = {name: np.zeros(num_layers) for name in interface.PER_LAYER}
+    layers["pointer"] = np.array(record.pointers) / max(1, num_layers - 1)
+    layers["root"][list(record.pointers.roots)] = 1
+    if cursor is not None:
+        layers["cursor"][cursor] = 1
+    if record.decision >= 0:
+        scalars["log_perplexity"] = record.reward_loss / uninformed_loss
+        scalars["change"] = record.reward_loss - record.previous_loss
+        if record.gradient_norms:
+            layers["gradient"] = np.array(record.gradient_norms) / max(*record.gradient_norms, 1e-12)
         cosines = {
-            "similarity": window.similarities,
-            "gradient_similarity": window.gradient_similarities,
-            "agreement": window.agreements,
+            "similarity": record.similarities,
+            "gradient_similarity": record.gradient_similarities,
+            "agreement": record.agreements,
         }
         layers |= {name: np.array(values) for name, values in cosines.items() if values}
-    observation: np.ndarray = np.clip(layout.flatten(scalars, layers), *_limits(num_layers)).astype(np.float32)
+    observation: np.ndarray = np.clip(interface.flatten(scalars, layers), *_limits(num_layers)).astype(np.float32)
     return observation

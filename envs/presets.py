@@ -1,40 +1,19 @@
-"""Presets: whole environments by name. To add one, write its line in `PRESETS`."""
+"""Presets: whole environments by name. To add one, write its line in `PRESETS`.
 
-from difflib import get_close_matches
+Another person's preset is named "package.module:NAME"; it is a TrainingConfig.
+"""
 
 from envs.base import EnvConfig
+from envs.config import TrainingConfig
 from envs.reward import RewardConfig
-from tying import strategies
-from tying.config import config, setting
-from tying.data import DataConfig
-from tying.errors import InputError
-from tying.models import AnyModelConfig, GPTConfig
-from tying.optim import OptimConfig
-from tying.trainer import BindingConfig, TrainerConfig
+from tying import registry
+from tying.data.corpora import DataConfig
+from tying.models.config import GPTConfig
+from tying.training.config import OptimConfig, TrainerConfig
 
-
-@config
-class Setup:
-    """All that a LayerTyingEnv is made from, one section per owner."""
-
-    model: AnyModelConfig = setting("the Transformer", default=GPTConfig())
-    data: DataConfig = setting("the text and its tokens", default=DataConfig())
-    trainer: TrainerConfig = setting("length, batch, device", default=TrainerConfig())
-    optim: OptimConfig = setting("optimizer and learning rate", default=OptimConfig())
-    binding: BindingConfig = setting("what tied layers share", default=BindingConfig())
-    env: EnvConfig = setting("when and how pointers are decided", default=EnvConfig())
-    reward: RewardConfig = setting("what the agent is paid for", default=RewardConfig())
-
-    def __post_init__(self) -> None:
-        try:
-            strategies.make(self.env.initial_pointers, self.model.num_layers)
-        except InputError as error:
-            raise InputError(f"env.initial_pointers: {error}") from error
-
-
-PRESETS: dict[str, Setup] = {
+PRESETS: dict[str, TrainingConfig] = {
     # Seconds: for tests and first looks.
-    "tiny": Setup(
+    "tiny": TrainingConfig(
         model=GPTConfig(num_layers=4, num_heads=2, width=32, context=32),
         data=DataConfig(tokenizer="byte", max_chars=200_000),
         trainer=TrainerConfig(iterations=40, batch_size=8),
@@ -42,7 +21,7 @@ PRESETS: dict[str, Setup] = {
         env=EnvConfig(decision_interval=4),
     ),
     # Comparisons: fifteen seconds on one core, small enough for hundreds of runs; about one epoch.
-    "mini": Setup(
+    "mini": TrainingConfig(
         model=GPTConfig(num_layers=6, num_heads=2, width=64, context=64, bias=False),
         data=DataConfig(tokenizer="byte", max_chars=580_000, reward_fraction=0.05),
         trainer=TrainerConfig(iterations=480, batch_size=16),
@@ -52,7 +31,7 @@ PRESETS: dict[str, Setup] = {
     ),
     # Tables of all tyings (experiments.tyingbench): ten seconds on one core, a third of an epoch of tinyshakespeare at
     # half of mini's batch, for more steps. Small splits, since every pattern is judged three times.
-    "table": Setup(
+    "table": TrainingConfig(
         model=GPTConfig(num_layers=6, num_heads=2, width=64, context=64, bias=False),
         data=DataConfig(tokenizer="byte", reward_fraction=0.015, test_fraction=0.015),
         trainer=TrainerConfig(iterations=640, batch_size=8),
@@ -60,7 +39,7 @@ PRESETS: dict[str, Setup] = {
         reward=RewardConfig(num_batches=16),
     ),
     # The main job: minutes on two cores.
-    "small": Setup(
+    "small": TrainingConfig(
         model=GPTConfig(num_layers=6, num_heads=4, width=128, context=128),
         trainer=TrainerConfig(iterations=2000, batch_size=16),
         optim=OptimConfig(learning_rate=2e-3),
@@ -70,7 +49,7 @@ PRESETS: dict[str, Setup] = {
     # Two things differ. The reward split is only as large as its batches: the text before the test split is from the
     # same play, and training without a fiftieth of the text costs 0.07 nats. The learning rate is tuned: 1e-3 ends
     # at 1.92, 3e-3 at 1.81.
-    "shakespeare-char": Setup(
+    "shakespeare-char": TrainingConfig(
         model=GPTConfig(num_layers=4, num_heads=4, width=128, context=64, bias=False),
         data=DataConfig(path="input.txt", tokenizer="char", reward_fraction=0.006),
         trainer=TrainerConfig(iterations=2000, batch_size=12),
@@ -79,7 +58,7 @@ PRESETS: dict[str, Setup] = {
         reward=RewardConfig(num_batches=8),
     ),
     # GPT-2 124M: one large GPU.
-    "gpt2": Setup(
+    "gpt2": TrainingConfig(
         model=GPTConfig(num_layers=12, num_heads=12, width=768, context=1024),
         data=DataConfig(hf="wikitext-103", tokenizer="gpt2"),
         trainer=TrainerConfig(iterations=10_000, batch_size=32, precision="bf16"),
@@ -88,7 +67,7 @@ PRESETS: dict[str, Setup] = {
         reward=RewardConfig(num_batches=4),
     ),
     # The published size (Hay & Wolf 2024): 48 x 1600, learning rate and dropout as published.
-    "gpt2-xl": Setup(
+    "gpt2-xl": TrainingConfig(
         model=GPTConfig(num_layers=48, num_heads=25, width=1600, context=1024, dropout=0.2),
         data=DataConfig(hf="wikitext-2", tokenizer="gpt2"),
         trainer=TrainerConfig(iterations=10_000, batch_size=16, micro_batches=4, precision="bf16", recompute=True),
@@ -99,14 +78,11 @@ PRESETS: dict[str, Setup] = {
 }
 
 
-def preset(name: str) -> Setup:
+def preset(name: str) -> TrainingConfig:
     """Return a preset by name.
 
     Raises:
         InputError: If there is none, with the nearest.
     """
-    if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"unknown preset {name!r}: {hint}allowed: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    found: TrainingConfig = registry.find("preset", name, PRESETS)
+    return found

@@ -1,13 +1,13 @@
 """Rewards: a sum of named terms, each of them logged.
 
-Terms are in nats per token over the whole run, so that the undiscounted return does not depend on how many decisions a
-run is cut into. What is bought is priced when it changes: `params` pays for the change of the share of parameters, as the
-loss is paid for by its fall. Both telescope (they are potential-based, Ng, Harada & Russell 1999): nothing but the final
-model and its parameters is paid for, and a decision's price shows at once and in full. So `param_weight` has a meaning:
-what an untied model would have to gain in log-perplexity over one with no block parameters at all to be worth it.
+Terms are in nats per token over the whole run, so that the undiscounted return does not depend on how many decisions a run is cut
+into. Parameters are charged when their number changes: `params` is the change of their share times `param_weight`, as `improvement` is the
+change of the loss. Both telescope (they are potential-based, Ng, Harada & Russell 1999), so only the final model and its
+parameters are rewarded, and a decision's charge is known at once and in full. So `param_weight` has a meaning: what an untied model would
+have to gain in log-perplexity over one with no block parameters at all to be worth it.
 
-To add a reward, write a function under `@_reward`. Functions are pure; what a reward remembers within an episode is in
-`Reward`.
+To add a reward, write a function under `@reward`: (RewardConfig, StepRecord) to named terms. Functions are pure; the state of a reward
+within an episode is in `Reward`. Another person's reward is named "package.module:function".
 """
 
 import math
@@ -15,112 +15,122 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from tying import registry
 from tying.config import config, one_of, setting
-from tying.records import Window
+from tying.training.record import StepRecord
+
+Terms = dict[str, float]
+Function = Callable[["RewardConfig", StepRecord], Terms]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a reward is computed from.
+class Kind:
+    """A kind of reward.
 
     Attributes:
-        previous_loss: Log-perplexity on the reward batches before the window, nats per token.
-        previous_share: Share of block parameters under the pointers in force before the decision, 0 to 1.
-        window: The window of training after the decision.
-        window_share: The window's iterations as a share of the run's.
+        terms: Its function.
+        needs_fork: Whether it reads `StepRecord.fork_loss`.
+        telescopes: Whether rewards of a run add up to the quality of its last pattern, so that sums of rewards rank patterns.
     """
 
-    previous_loss: float
-    previous_share: float
-    window: Window
-    window_share: float
+    terms: Function
+    needs_fork: bool = False
+    telescopes: bool = False
 
 
-_Terms = dict[str, float]
-_Function = Callable[["RewardConfig", Outcome], _Terms]
-_REWARDS: dict[str, _Function] = {}
-_NEED_FORK: set[str] = set()
+REWARDS: dict[str, Kind] = {}
 
 
-def _reward(function: _Function) -> _Function:
-    _REWARDS[function.__name__] = function
-    return function
+def reward(*, needs_fork: bool = False, telescopes: bool = False) -> Callable[[Function], Function]:
+    """Register a function under its name; see `Kind` for the arguments."""
+
+    def register(function: Function) -> Function:
+        REWARDS[function.__name__] = Kind(function, needs_fork, telescopes)
+        return function
+
+    return register
 
 
-def _needs_fork(function: _Function) -> _Function:
-    """Mark a reward that also looks at the branch without the change, `Window.fork_loss`."""
-    _NEED_FORK.add(function.__name__)
-    return function
+def kind(name: str) -> Kind:
+    """Return a kind of reward by name; another person's function may have attributes named as those of `Kind`.
 
-
-def _param_change(config: "RewardConfig", outcome: Outcome) -> float:
-    return -config.param_weight * (outcome.window.param_share - outcome.previous_share)
-
-
-@_reward
-def improvement(config: "RewardConfig", outcome: Outcome) -> _Terms:
-    """Fall of log-perplexity since the last decision, and the price of the parameters that it added.
-
-    The falls of a run add up to its whole improvement, so nothing but the final model and its parameters is paid for.
+    Raises:
+        InputError: If there is none of that name, or it cannot be imported.
     """
-    return {
-        "improvement": outcome.previous_loss - outcome.window.reward_loss,
-        "params": _param_change(config, outcome),
-    }
+    found = registry.find("reward", name, REWARDS)
+    if isinstance(found, Kind):
+        return found
+    return Kind(found, getattr(found, "needs_fork", False), getattr(found, "telescopes", False))
 
 
-@_reward
-@_needs_fork
-def fork(config: "RewardConfig", outcome: Outcome) -> _Terms:
-    """Log-perplexity after the same window without the change minus that with it, and the price of the parameters added.
+def _param_change(config: "RewardConfig", record: StepRecord) -> float:
+    return -config.param_weight * (record.param_share - record.previous_share)
+
+
+@reward(telescopes=True)
+def improvement(config: "RewardConfig", record: StepRecord) -> Terms:
+    """Fall of log-perplexity since the last decision, minus param_weight x the rise of the share of parameters.
+
+    The falls of a run add up to its whole improvement, so only the final model and its parameters are rewarded.
+    """
+    return {"improvement": record.previous_loss - record.reward_loss, "params": _param_change(config, record)}
+
+
+@reward(needs_fork=True, telescopes=True)
+def fork(config: "RewardConfig", record: StepRecord) -> Terms:
+    """Log-perplexity after the same window without the change minus that with it, and the charge for parameters added.
 
     Both branches start from the same state and see the same batches and the same dropout, so what they have in common
     cancels: the progress of the run and its noise. A decision that changes nothing earns exactly 0.
     """
-    assert outcome.window.fork_loss is not None  # asked for by @_needs_fork
-    return {"fork": outcome.window.fork_loss - outcome.window.reward_loss, "params": _param_change(config, outcome)}
+    assert record.fork_loss is not None  # asked for by needs_fork
+    return {"fork": record.fork_loss - record.reward_loss, "params": _param_change(config, record)}
 
 
-@_reward
-def level(config: "RewardConfig", outcome: Outcome) -> _Terms:
-    """Minus log-perplexity, and the price of parameters, both averaged over the run: learning early pays as well."""
+@reward()
+def level(config: "RewardConfig", record: StepRecord) -> Terms:
+    """Minus log-perplexity and minus param_weight x the share, both averaged over the run: early learning is rewarded too."""
     return {
-        "level": -outcome.window.reward_loss * outcome.window_share,
-        "params": -config.param_weight * outcome.window.param_share * outcome.window_share,
+        "level": -record.reward_loss * record.window_share,
+        "params": -config.param_weight * record.param_share * record.window_share,
     }
 
 
-@_reward
-def paper(config: "RewardConfig", outcome: Outcome) -> _Terms:
+@reward()
+def paper(config: "RewardConfig", record: StepRecord) -> Terms:
     """Minus the perplexity of one training batch, clipped to -10 to 10 (Hay & Wolf 2024, as coded); nothing for parameters.
 
     Constant while perplexity is above 10, which is why it is not the default.
     """
-    perplexity = math.exp(min(outcome.window.last_loss, 50.0))
+    perplexity = math.exp(min(record.last_loss, 50.0))
     return {"paper": max(-10.0, min(10.0, -perplexity))}
 
 
 @config
 class RewardConfig:
-    """What the agent is paid for."""
+    """The terms of the reward."""
 
-    name: Annotated[str, one_of(lambda: _REWARDS)] = setting(
-        "; ".join(f"{name}: {(function.__doc__ or '').partition('.')[0]}" for name, function in _REWARDS.items()),
+    name: Annotated[str, one_of(lambda: REWARDS, registry.is_foreign)] = setting(
+        "; ".join(f"{name}: {(found.terms.__doc__ or '').partition('.')[0]}" for name, found in REWARDS.items())
+        + "; or package.module:function",
         default="improvement",
     )
     param_weight: float = setting(
-        "price of all block parameters of the untied model [nats per token, >= 0]", default=0.1, ge=0
+        "weight of the share of block parameters, 1 for the untied model [nats per token, 0 to 1e6]",
+        default=0.1,
+        ge=0,
+        le=1e6,
     )
     param_target: float | None = setting(
-        "share of block parameters that the price is steered to, from param_weight on; None keeps the price [above 0 to 1]",
+        "share of block parameters that param_weight is steered to, from its value on; None keeps the weight [above 0 to 1]",
         default=None,
         gt=0,
         le=1,
     )
-    # A share that is 0.3 too high raises the price from 0.1 by half its size per decision: in some ten decisions it
-    # outweighs what a layer is worth, and a run of 60 decisions has time to settle.
+    # A share that is 0.3 too high raises the weight from 0.1 by half its size per decision: in some ten decisions it
+    # exceeds the worth of a layer, and a run of 60 decisions has time to settle.
     dual_rate: float = setting(
-        "with param_target: rise of the price per decision and unit of share above it [nats per token, >= 0]",
+        "with param_target: rise of param_weight per decision and unit of share above it [nats per token, >= 0]",
         default=0.2,
         ge=0,
     )
@@ -131,49 +141,48 @@ class RewardConfig:
         lt=1,
     )
     num_batches: int = setting(
-        "fixed batches of the reward split that each decision is judged on [batches, >= 1]", default=2, ge=1
+        "fixed batches of the reward split that each decision is evaluated on [batches, >= 1]", default=2, ge=1
     )
 
 
 class Reward:
-    """A reward and what it remembers within an episode.
+    """A reward and its state within an episode.
 
     Args:
-        config: What the agent is paid for.
+        config: The terms of the reward.
 
     Attributes:
-        param_weight: The price in force, nats per token: that of the next `terms`.
+        param_weight: The weight in force, nats per token: that of the next `rewarded`.
+        needs_fork: Whether records must know `fork_loss`.
     """
 
     def __init__(self, config: RewardConfig) -> None:
         self.config = config
+        self._kind = kind(config.name)
+        self.needs_fork = self._kind.needs_fork
         self.begin()
-
-    @property
-    def needs_fork(self) -> bool:
-        """Whether windows must know `fork_loss`."""
-        return self.config.name in _NEED_FORK
 
     def begin(self) -> None:
         """Forget the episode."""
         self.param_weight = self.config.param_weight
         self._average: float | None = None
 
-    def terms(self, outcome: Outcome) -> _Terms:
-        """Return the named terms of the next decision's reward, which is their sum; remember it."""
-        terms = _REWARDS[self.config.name](replace(self.config, param_weight=self.param_weight), outcome)
+    def rewarded(self, record: StepRecord) -> StepRecord:
+        """Return the next record of the episode with its reward; remember it."""
+        weight = self.param_weight
+        terms = self._kind.terms(replace(self.config, param_weight=weight), record)
         reward = sum(terms.values())
         if self.config.baseline:
             terms["baseline"] = -self._average if self._average is not None else 0.0
         self._remember(reward)
         if self.config.param_target is not None:
-            self._steer(outcome.window.param_share - self.config.param_target)
-        return terms
+            self._steer(record.param_share - self.config.param_target)
+        return replace(record, reward=float(sum(terms.values())), reward_terms=terms, param_weight=weight)
 
     def _remember(self, reward: float) -> None:
         before = reward if self._average is None else self._average
         self._average = self.config.baseline * before + (1 - self.config.baseline) * reward
 
     def _steer(self, excess: float) -> None:
-        """Take one step of dual ascent: the price is the multiplier of `share <= target`."""
+        """Take one step of dual ascent: the weight is the multiplier of `share <= target`."""
         self.param_weight = max(0.0, self.param_weight + self.config.dual_rate * excess)

@@ -4,48 +4,50 @@ python -m experiments.train --agent ppo --reward.param-weight 0.3 --seed 1
 python -m experiments.train --resume runs/<run>
 """
 
+import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from experiments.run import cli, command_line
 
-from experiments import cli
-from experiments.command import parse
-from experiments.display import summary_table
-from experiments.job import Job
-from tying.files import read_json
-from tying.pointers import Pointers
-from tying.records import RunDirectory
+if TYPE_CHECKING:
+    from experiments.run.load import Run
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Start a run, or go on with one, and report what came of it."""
-    command = parse(arguments)
+def main(words: Sequence[str]) -> "Run":
+    """Start a run, or resume one, show its result, and return it."""
+    command = command_line.parse(words)
+    # Imported now, since they import torch: mistakes are answered before.
+    from rich.console import Console
+
+    from experiments.run.directory import RunDirectory
+    from experiments.run.display import summary_table
+    from experiments.run.job import Job
+    from experiments.run.load import load_run
+
     console = Console()
-    if command.settings is not None:
-        job = Job.new(command.settings, command.out, arguments)
-        run = job.run
-        job.carry_out(console)
+    if command.config is not None:
+        job = Job.new(command.config, command.out, words)
+        directory = job.directory
+        job.run(console)
     else:
-        assert command.resume is not None  # the command line gives one of the two
-        run = RunDirectory(command.resume)
-        run.read_config()
-        if (run.final / "summary.json").exists():
-            console.print(f"{run.path} is finished:")
+        assert command.resume is not None  # a command has one of the two
+        directory = RunDirectory(command.resume)
+        if directory.finished:
+            console.print(f"{directory.path} is finished:", markup=False)
         else:
-            Job.resume(run).carry_out(console)
-    _report(run, console)
-
-
-def _report(run: RunDirectory, console: Console) -> None:
-    summary = read_json(run.final / "summary.json")
-    console.print(summary_table(summary, Pointers(summary["pointers"])))
+            Job.resume(directory).run(console)
+    run, path = load_run(directory.path), shlex.quote(str(directory.path))
+    console.print(summary_table(run.summary))
     console.print(
-        f"look      tensorboard --logdir {run.path.parent}\n"
-        f"sample    python -m experiments.sample {run.path}\n"
-        f"resume    python -m experiments.train --resume {run.path}   (after an interruption)",
+        f"look      tensorboard --logdir {shlex.quote(str(directory.path.parent))}\n"
+        f"sample    python -m experiments.sample {path}\n"
+        f"resume    python -m experiments.train --resume {path}   (after an interruption)",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )
+    return run
 
 
 if __name__ == "__main__":

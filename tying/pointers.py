@@ -12,6 +12,8 @@ from typing import Self
 
 from tying.errors import InputError
 
+_MOST_DIGITS = 6
+
 
 class Pointers(tuple[int, ...]):
     """A valid pointer tuple: p[i] <= i and p[p[i]] == p[i] for every layer i.
@@ -60,7 +62,7 @@ class Pointers(tuple[int, ...]):
         words = re.split(r"[\s,]+", text.strip().strip("()[]"))
         if len(words) == 1:
             words = list(words[0])
-        if not words or not all(word.isdecimal() for word in words):
+        if not words or not all(word.isdecimal() and len(word) <= _MOST_DIGITS for word in words):
             raise InputError(f"pointers {text!r}: expected one number per layer, as in '0 1 1 3'")
         return cls(map(int, words))
 

@@ -1,16 +1,17 @@
 """Fixed tying patterns of the literature, by name and arguments: `make("sequence:3", num_layers=6)`.
 
 A strategy is a function from the number of layers N (and whole-number arguments) to labels: layers with equal labels share.
-To add one, write the function under `@_strategy`. A *schedule* changes the pattern at a share of the run; to add one,
-write a function under `@_schedule`.
+To add one, write the function under `@strategy`. A *schedule* changes the pattern at a share of the run; to add one, write a
+function under `@schedule`. Another person's strategy is named "package.module:function", with its arguments behind another colon.
 """
 
+import inspect
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 
-from tying.errors import InputError
+from tying import registry
+from tying.errors import InputError, unknown
 from tying.pointers import Pointers
 
 _Labels = Sequence[Hashable]
@@ -18,7 +19,8 @@ _MOST_RUNS = 20
 _STRATEGIES: dict[str, Callable[..., _Labels]] = {}
 
 
-def _strategy(function: Callable[..., _Labels]) -> Callable[..., _Labels]:
+def strategy(function: Callable[..., _Labels]) -> Callable[..., _Labels]:
+    """Register a function under its name: (num_layers, *whole numbers) to one label per layer."""
     _STRATEGIES[function.__name__] = function
     return function
 
@@ -28,33 +30,33 @@ def _require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-@_strategy
+@strategy
 def independent(num_layers: int) -> _Labels:
     """ABCDEF: conventional training."""
     return range(num_layers)
 
 
-@_strategy
+@strategy
 def all_tied(num_layers: int) -> _Labels:
     """AAAAAA: ALBERT (1909.11942), Universal Transformer (1807.03819), Recurrent Stacking (1807.05353)."""
     return [0] * num_layers
 
 
-@_strategy
+@strategy
 def sequence(num_layers: int, unique: int) -> _Labels:
     """AABBCC: floor(i * M / N), exactly M unique layers for every M <= N. Takase & Kiyono (2104.06022)."""
     _require(1 <= unique <= num_layers, f"sequence:{unique} needs 1 to {num_layers} unique layers")
     return [layer * unique // num_layers for layer in range(num_layers)]
 
 
-@_strategy
+@strategy
 def cycle(num_layers: int, unique: int) -> _Labels:
     """ABCABC: i mod M. Takase & Kiyono (2104.06022)."""
     _require(1 <= unique <= num_layers, f"cycle:{unique} needs 1 to {num_layers} unique layers")
     return [layer % unique for layer in range(num_layers)]
 
 
-@_strategy
+@strategy
 def cycle_rev(num_layers: int, unique: int) -> _Labels:
     """ABCCBA: cycle with its last pass reversed, from layer N - M on. Takase & Kiyono (2104.06022)."""
     _require(
@@ -65,19 +67,19 @@ def cycle_rev(num_layers: int, unique: int) -> _Labels:
     return [layer % unique if layer < last_pass else unique - 1 - (layer - last_pass) for layer in range(num_layers)]
 
 
-@_strategy
+@strategy
 def sandwich(num_layers: int) -> _Labels:
     """ABBBBC: first and last own their weights, the middle shares one set. Subformer (2101.00234)."""
     return [min(layer, 1) if layer < num_layers - 1 else layer for layer in range(num_layers)]
 
 
-@_strategy
+@strategy
 def private_first(num_layers: int) -> _Labels:
     """ABBBBB: the first layer owns its weights, the others share one set. The best place to start: docs/results.md."""
     return [min(layer, 1) for layer in range(num_layers)]
 
 
-@_strategy
+@strategy
 def middle_cycle(num_layers: int, unique: int) -> _Labels:
     """ABCBCD: first and last own their weights, the middle cycles M - 2. Mixture-of-Recursions (2507.10524)."""
     _require(3 <= unique <= num_layers, f"middle_cycle:{unique} needs 3 to {num_layers} unique layers")
@@ -85,14 +87,14 @@ def middle_cycle(num_layers: int, unique: int) -> _Labels:
     return [0, *middle, unique - 1]
 
 
-@_strategy
+@strategy
 def immediate_repeat(num_layers: int, run: int = 2) -> _Labels:
     """AABBCC: every set of weights is used `run` times in a row. MobileLLM-LS (2402.14905)."""
     _require(1 <= run <= num_layers, f"immediate_repeat:{run} needs runs of 1 to {num_layers} layers")
     return [layer // run for layer in range(num_layers)]
 
 
-@_strategy
+@strategy
 def front_loaded(num_layers: int, *runs: int) -> _Labels:
     """AAAABBCD for 4,2,1,1: runs of given lengths, the longest first. Intra-Layer Recurrence (2505.01855)."""
     text = ",".join(map(str, runs))
@@ -117,21 +119,10 @@ class Schedule:
 def of_size(num_layers: int, num_unique: int) -> dict[str, Pointers]:
     """Return the fixed strategies with that many unique layers: text to pattern, each pattern once.
 
-    `front_loaded` is among them where at most `_MOST_RUNS` lists of runs fit.
+    Strategies of runs, such as `front_loaded`, are among them where at most `_MOST_RUNS` lists of runs fit.
     """
-    runs = [",".join(map(str, parts)) for parts in islice(_partitions(num_layers, num_unique, num_layers), _MOST_RUNS + 1)]
-    if len(runs) > _MOST_RUNS:  # deep models have thousands; a few of them would be an arbitrary choice
-        runs = []
-    texts = ["independent", "all_tied", *(f"{name}:{num_unique}" for name in ("sequence", "cycle", "cycle_rev"))]
-    texts += [
-        "sandwich",
-        "private_first",
-        f"middle_cycle:{num_unique}",
-        *(f"immediate_repeat:{run}" for run in range(1, num_layers + 1)),
-    ]
-    texts += [f"front_loaded:{run}" for run in runs]
     found: dict[Pointers, str] = {}
-    for text in texts:
+    for text in (text for name in _STRATEGIES for text in _texts(name, num_layers, num_unique)):
         try:
             pattern = make(text, num_layers)
         except InputError:  # no such strategy for these numbers
@@ -139,6 +130,18 @@ def of_size(num_layers: int, num_unique: int) -> dict[str, Pointers]:
         if pattern.num_unique == num_unique:
             found.setdefault(pattern, text)
     return {text: pattern for pattern, text in found.items()}
+
+
+def _texts(name: str, num_layers: int, num_unique: int) -> list[str]:
+    """Return a strategy's texts with every argument that may fit, by its parameters behind the number of layers."""
+    parameters = list(inspect.signature(_STRATEGIES[name]).parameters.values())[1:]
+    if not parameters:
+        return [name]
+    if parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        return [f"{name}:{number}" for number in range(1, num_layers + 1)]
+    runs = list(islice(_partitions(num_layers, num_unique, num_layers), _MOST_RUNS + 1))
+    # Deep models have thousands of lists; a few of them would be an arbitrary choice.
+    return [f"{name}:{','.join(map(str, run))}" for run in runs] if len(runs) <= _MOST_RUNS else []
 
 
 def _partitions(total: int, parts: int, largest: int) -> Iterator[tuple[int, ...]]:
@@ -152,28 +155,29 @@ def _partitions(total: int, parts: int, largest: int) -> Iterator[tuple[int, ...
             yield (first, *rest)
 
 
-# A schedule of two stages: what stands behind its P, to the pattern before P per cent of the run, and the one after.
+# A schedule of two stages: from the text behind its P to the pattern before P per cent of the run, and the pattern after.
 _SCHEDULES: dict[str, Callable[..., tuple[str, str]]] = {}
 
 
-def _schedule(function: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
+def schedule(function: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
+    """Register a function under its name: (pattern, if there is one) to the patterns before and after P per cent of the run."""
     _SCHEDULES[function.__name__] = function
     return function
 
 
-@_schedule
+@schedule
 def share_then_unshare() -> tuple[str, str]:
     """share_then_unshare:P is all tied, then independent. 2110.03848 with a fixed time of untying."""
     return "all_tied", "independent"
 
 
-@_schedule
+@schedule
 def tie_after(pattern: str) -> tuple[str, str]:
     """tie_after:P:PATTERN is independent, then PATTERN. The layers learn a start of their own before they share."""
     return "independent", pattern
 
 
-@_schedule
+@schedule
 def untie_after(pattern: str) -> tuple[str, str]:
     """untie_after:P:PATTERN is PATTERN, then independent. share_then_unshare from any pattern."""
     return pattern, "independent"
@@ -204,19 +208,29 @@ def make(text: str, num_layers: int) -> Pointers:
         return pointers
     if name in _SCHEDULES:
         raise InputError(f"{name} is a schedule, and one pattern is needed here: {', '.join(_STRATEGIES)}, or pointers")
-    if name not in _STRATEGIES:
-        near = get_close_matches(name, [*_STRATEGIES, *_SCHEDULES], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"unknown strategy {name!r}: {hint}allowed: {', '.join(_STRATEGIES)}, or pointers as in '0 1 1 3'")
+    function, arguments = _find(text, name, arguments)
     try:
-        numbers = [int(word) for word in arguments.split(",")] if arguments else []
-        labels = _STRATEGIES[name](num_layers, *numbers)
+        labels = function(num_layers, *[int(word) for word in arguments.split(",")] if arguments else [])
+        pointers = Pointers.from_labels(labels)
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        form = (_STRATEGIES[name].__doc__ or "").partition(".")[0]
+        form = (function.__doc__ or "").partition(".")[0]
         raise InputError(f"strategy {text!r}: wrong arguments (whole numbers behind a colon); {name} is {form}") from error
-    return Pointers.from_labels(labels)
+    _require(len(pointers) == num_layers, f"strategy {text!r}: {len(pointers)} labels for {num_layers} layers")
+    return pointers
+
+
+def _find(text: str, name: str, arguments: str) -> tuple[Callable[..., _Labels], str]:
+    """Return the function of a strategy and its arguments; a name with a dot is another person's."""
+    if name in _STRATEGIES:
+        return _STRATEGIES[name], arguments
+    attribute, _, rest = arguments.partition(":")
+    if registry.is_foreign(f"{name}:{attribute}"):
+        function: Callable[..., _Labels] = registry.load("strategy", text, f"{name}:{attribute}")
+        return function, rest
+    allowed = [*_STRATEGIES, *_SCHEDULES]
+    raise InputError(unknown(f"strategy {name!r}", name, allowed, "pointers as in '0 1 1 3', or package.module:function"))
 
 
 def schedule_names() -> tuple[str, ...]:
@@ -224,7 +238,7 @@ def schedule_names() -> tuple[str, ...]:
     return tuple(_SCHEDULES)
 
 
-def schedule(text: str, num_layers: int) -> Schedule:
+def make_schedule(text: str, num_layers: int) -> Schedule:
     """Return a schedule by name; any pattern that `make` knows is a schedule of one stage.
 
     Raises:

@@ -80,6 +80,16 @@ class Corpus:
         return digest.hexdigest()
 
 
+def require(config: DataConfig) -> None:
+    """Check that the text's files are there, without reading them.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if config.path is not None:
+        _find(config.path)
+
+
 def load(config: DataConfig) -> Corpus:
     """Read the corpus that a configuration names.
 

@@ -19,7 +19,7 @@ from tying.data import corpora, tokenizers
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.files import read_json, replacing
-from tying.randomness import derive_seed
+from tying.seeding import derive_seed
 
 SPLITS = ("train", "reward", "test")
 _FORMAT = 2

@@ -1,23 +1,19 @@
-"""Models: one file, one architecture. To add one, write its file and a line in `_MODELS`."""
+"""Models: one file, one architecture. To add one, write its file and a line in `MODELS`.
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+Another person's model is named "package.module:Class"; the class derives from `tying.models.base.Model` and has a `Config`.
+"""
 
-from pydantic import BeforeValidator, SerializeAsAny
-from torch import nn
+from typing import TYPE_CHECKING
 
-from tying.config import build as build_config
-from tying.config import unknown
-from tying.errors import InputError
-from tying.models.base import Model, ModelConfig
-from tying.models.gpt import GPT, GPTConfig
+from tying import registry
+from tying.models.config import GPTConfig, ModelConfig
 
-_MODELS: dict[str, tuple[type[ModelConfig], type[Model]]] = {"gpt": (GPTConfig, GPT)}
+if TYPE_CHECKING:
+    from tying.models.base import Model
 
-
-def names() -> tuple[str, ...]:
-    """Return the names of the architectures."""
-    return tuple(_MODELS)
+# Name to the model, and to its settings where these can be read without the model.
+MODELS = {"gpt": "tying.models.gpt:GPT"}
+_CONFIGS: dict[str, type[ModelConfig]] = {"gpt": GPTConfig}
 
 
 def config_class(name: str) -> type[ModelConfig]:
@@ -26,29 +22,14 @@ def config_class(name: str) -> type[ModelConfig]:
     Raises:
         InputError: If there is none of that name.
     """
-    if name not in _MODELS:
-        raise InputError(unknown(f"model {name!r}", name, list(_MODELS)))
-    return _MODELS[name][0]
+    return _CONFIGS[name] if name in _CONFIGS else model_class(name).Config
 
 
-def _config_from(values: Any) -> Any:
-    if not isinstance(values, Mapping):
-        return values
-    return build_config(config_class(values.get("name", "gpt")), dict(values), "model.")
+def model_class(name: str) -> "type[Model]":
+    """Return an architecture by name.
 
-
-# A field of any architecture's configuration: in JSON, its "name" says which.
-AnyModelConfig = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_config_from)]
-
-
-def build(config: ModelConfig, vocab_size: int, seed: int) -> Model:
-    """Return a new model on the CPU with initial weights that depend on the configuration and the seed alone."""
-    return _MODELS[config.name][1](config, vocab_size, seed)
-
-
-def num_params(model: nn.Module) -> int:
-    """Return the number of trainable parameters, each counted once."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-__all__ = ["GPT", "AnyModelConfig", "GPTConfig", "Model", "ModelConfig", "build", "config_class", "names", "num_params"]
+    Raises:
+        InputError: If there is none of that name, or it cannot be imported.
+    """
+    found: type[Model] = registry.find("model", name, MODELS)
+    return found

@@ -1,40 +1,109 @@
-"""What every model is to the rest of the project."""
+"""Model: all that architectures have in common, so that a model's file is its architecture alone.
 
+Shapes: B batch, T tokens, C width, V vocabulary.
+"""
+
+import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from tying.config import config, setting
-
-
-@config
-class ModelConfig:
-    """What every model's configuration says; architectures add their own fields."""
-
-    name: str = setting("architecture", default="gpt")
-    num_layers: int = setting("blocks L [layers, >= 1]", default=6, ge=1)
-    context: int = setting("tokens T that the model sees at once [tokens, >= 1]", default=128, ge=1)
+from tying.models.config import ModelConfig
+from tying.seeding import derive_seed
 
 
 class Model(nn.Module, ABC):
-    """A language model with L equal blocks in `h`.
+    """A language model with L equal blocks in `h`; subclasses define `build` and `forward`.
 
-    Its constructor takes (config, vocab_size, seed) and neither reads nor moves the global generators.
+    Args:
+        config: Its shape.
+        vocab_size: V.
+        seed: Determines the initial weights; the global generators are neither read nor moved. None: the model stays on the meta
+            device, with shapes and without values.
+
+    Attributes:
+        Config: Its configuration class.
+        residual_outputs: Ends of the names of the matrices that write to the residual stream; they start smaller.
+        h: The blocks, which a LayerBinding can bind.
     """
 
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    residual_outputs: ClassVar[tuple[str, ...]] = ()
     h: nn.ModuleList
 
-    @abstractmethod
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) int64 -> scalar."""
+    def __init__(self, config: ModelConfig, vocab_size: int, seed: int | None) -> None:
+        super().__init__()
+        self.config = config
+        self.recompute = False
+        with torch.device("meta"):  # no draws from the global generator, no memory before the real weights
+            self.build(vocab_size)
+        if seed is not None:
+            self.to_empty(device="cpu")
+            self.init_weights(torch.Generator().manual_seed(derive_seed(seed, "initial weights")))
 
     @abstractmethod
+    def build(self, vocab_size: int) -> None:
+        """Make the modules; `self.config` is there already."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the logits of the next token at every position: (B, T) int64 -> (B, T, V)."""
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw the weights by GPT-2's scheme: normal(0.02), `residual_outputs` scaled by 1/sqrt(2 L), biases 0, gains 1."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() >= 2:
+                residual = bool(self.residual_outputs) and name.endswith(self.residual_outputs)
+                std = 0.02 / math.sqrt(2 * len(self.h)) if residual else 0.02
+                nn.init.normal_(parameter, std=std, generator=generator)
+            else:
+                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """Run all blocks: (B, T, C) -> (B, T, C); with `recompute`, only their inputs are kept for the backward pass."""
+        for block in self.h:
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+        return x
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) int64 -> scalar."""
+        loss: Tensor = F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
+        return loss
+
+    @torch.no_grad()
     def generate(
         self, tokens: Tensor, num_tokens: int, generator: torch.Generator, temperature: float = 1.0, top_k: int = 0
     ) -> Tensor:
-        """Continue a text: (1, T) int64 -> (1, T + num_tokens)."""
+        """Continue a text.
 
-    @abstractmethod
-    def set_recompute(self, recompute: bool) -> None:
-        """Keep only the blocks' inputs for the backward pass and compute the rest again (activation checkpointing)."""
+        Args:
+            tokens: The prompt, (1, T) int64 with T >= 1.
+            num_tokens: How many tokens to add.
+            generator: Source of the draws, on the model's device.
+            temperature: Divides the logits; 0 takes the most probable token.
+            top_k: Draw among the k most probable tokens only; 0 for all.
+
+        Returns:
+            (1, T + num_tokens) int64.
+        """
+        for _ in range(num_tokens):
+            logits = self(tokens[:, -self.config.context :])[:, -1].float()  # (1, V)
+            if temperature == 0:
+                new = logits.argmax(dim=-1, keepdim=True)
+            else:
+                logits = logits / temperature
+                if 0 < top_k < logits.shape[-1]:
+                    logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
+                new = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
+            tokens = torch.cat([tokens, new], dim=1)
+        return tokens
+
+
+def num_params(model: nn.Module) -> int:
+    """Return the number of trainable parameters, each counted once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+

@@ -3,34 +3,12 @@
 Shapes: B batch, T tokens, C width, H heads, V vocabulary, L layers.
 """
 
-import math
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from tying.config import config, setting
-from tying.errors import InputError
-from tying.models.base import Model, ModelConfig
-from tying.randomness import derive_seed
-
-
-@config
-class GPTConfig(ModelConfig):
-    """The shape of a GPT."""
-
-    name: Literal["gpt"] = setting("architecture", default="gpt")
-    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
-    width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
-    dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
-    bias: bool = setting("biases in linear layers and norms, as in GPT-2", default=True)
-    tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
-
-    def __post_init__(self) -> None:
-        if self.width % self.num_heads:
-            raise InputError(f"num_heads = {self.num_heads} does not divide width = {self.width}")
+from tying.models.base import Model
+from tying.models.config import GPTConfig
 
 
 class Attention(nn.Module):
@@ -83,87 +61,27 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x))
-        x = x + self.mlp(self.ln_2(x))
-        return x
+        return x + self.mlp(self.ln_2(x))
 
 
 class GPT(Model):
-    """The whole model; its layers are in `h`, an nn.ModuleList that a LayerBinding can bind.
+    """The whole model."""
 
-    Args:
-        config: The shape.
-        vocab_size: V.
-        seed: Determines the initial weights; the global generators are neither read nor moved.
-    """
+    Config = GPTConfig
+    config: GPTConfig
+    residual_outputs = ("attn.proj.weight", "mlp.down.weight")
 
-    def __init__(self, config: GPTConfig, vocab_size: int, seed: int) -> None:
-        super().__init__()
-        self.config = config
-        self.recompute = False
-        with torch.device("meta"):  # no draws from the global generator, no memory before the real weights
-            self.wte = nn.Embedding(vocab_size, config.width)
-            self.wpe = nn.Embedding(config.context, config.width)
-            self.h = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-            self.ln_f = nn.LayerNorm(config.width, bias=config.bias)
-            self.head = None if config.tie_embeddings else nn.Linear(config.width, vocab_size, bias=False)
-        self.to_empty(device="cpu")
-        self._init_weights(seed)
-
-    def _init_weights(self, seed: int) -> None:
-        """GPT-2's scheme: normal(0.02), residual projections scaled by 1/sqrt(2 L), biases 0, gains 1."""
-        generator = torch.Generator().manual_seed(derive_seed(seed, "initial weights"))
-        for name, parameter in self.named_parameters():
-            if parameter.dim() >= 2:
-                residual = name.endswith(("attn.proj.weight", "mlp.down.weight"))
-                std = 0.02 / math.sqrt(2 * self.config.num_layers) if residual else 0.02
-                nn.init.normal_(parameter, std=std, generator=generator)
-            else:
-                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+    def build(self, vocab_size: int) -> None:
+        """See Model.build."""
+        self.wte = nn.Embedding(vocab_size, self.config.width)
+        self.wpe = nn.Embedding(self.config.context, self.config.width)
+        self.h = nn.ModuleList(Block(self.config) for _ in range(self.config.num_layers))
+        self.ln_f = nn.LayerNorm(self.config.width, bias=self.config.bias)
+        self.head = None if self.config.tie_embeddings else nn.Linear(self.config.width, vocab_size, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the logits of the next token at every position: (B, T) int64 -> (B, T, V)."""
+        """See Model.forward."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
-        x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.h:
-            x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
-        x = self.ln_f(x)
+        x = self.ln_f(self.run_blocks(F.dropout(x, self.config.dropout, self.training)))
         return self.head(x) if self.head is not None else F.linear(x, self.wte.weight)
-
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) -> scalar."""
-        logits = self(tokens)
-        loss: Tensor = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return loss
-
-    @torch.no_grad()
-    def generate(
-        self, tokens: Tensor, num_tokens: int, generator: torch.Generator, temperature: float = 1.0, top_k: int = 0
-    ) -> Tensor:
-        """Continue a text.
-
-        Args:
-            tokens: The prompt, (1, T) int64 with T >= 1.
-            num_tokens: How many tokens to add.
-            generator: Source of the draws, on the model's device.
-            temperature: Divides the logits; 0 takes the likeliest token.
-            top_k: Draw among the k likeliest tokens only; 0 for all.
-
-        Returns:
-            (1, T + num_tokens) int64.
-        """
-        for _ in range(num_tokens):
-            logits = self(tokens[:, -self.config.context :])[:, -1].float()  # (1, V)
-            if temperature == 0:
-                new = logits.argmax(dim=-1, keepdim=True)
-            else:
-                logits = logits / temperature
-                if 0 < top_k < logits.shape[-1]:
-                    logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
-                new = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
-            tokens = torch.cat([tokens, new], dim=1)
-        return tokens
-
-    def set_recompute(self, recompute: bool) -> None:
-        """Keep only the blocks' inputs for the backward pass and compute the rest again (activation checkpointing)."""
-        self.recompute = recompute

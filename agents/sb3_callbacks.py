@@ -1,0 +1,39 @@
+"""What a stable-baselines3 model is given while it learns; imports the library, so it is imported only when a model is made."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
+
+from agents.base import Agent, Callback
+
+
+class Collector(KVWriter):
+    """Keeps the figures that a model logs until the run's record asks for them."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Take the numbers; pictures and texts are left out."""
+        self.values |= {k: float(v) for k, v in key_values.items() if isinstance(v, (int, float, np.number))}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Stop(BaseCallback):
+    """Ends learning after the asked number of decisions: an extra one would train a whole window of a new model."""
+
+    def __init__(self, agent: Agent, decisions: int, callback: Callback | None) -> None:
+        super().__init__()
+        self.agent = agent
+        self.decisions = decisions
+        self.callback = callback
+
+    def _on_step(self) -> bool:
+        # DQN dumps its figures at the end of an episode only, which is the end of the run.
+        self.logger.dump(self.num_timesteps)
+        proceed = self.callback is None or self.callback(self.agent) is not False
+        return proceed and self.n_calls < self.decisions

@@ -1,0 +1,54 @@
+"""TrainingConfig: all settings of a training environment, one section per owner."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import SerializeAsAny
+
+from envs.base import EnvConfig
+from envs.reward import RewardConfig
+from tying import models, strategies, tasks
+from tying.config import by_name, config, fields_of, override, setting
+from tying.data.corpora import DataConfig
+from tying.errors import InputError
+from tying.models.config import GPTConfig, ModelConfig
+from tying.tasks.config import TaskConfig
+from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
+
+
+@config
+class TrainingConfig:
+    """The sections that `tying/LayerTying-v0` reads."""
+
+    task: Annotated[SerializeAsAny[TaskConfig], by_name("task", TaskConfig, tasks.config_class)] = setting(
+        "the kind of work", default=TaskConfig()
+    )
+    model: Annotated[SerializeAsAny[ModelConfig], by_name("model", ModelConfig, models.config_class)] = setting(
+        "the Transformer", default=GPTConfig()
+    )
+    data: DataConfig = setting("the text and its tokens", default=DataConfig())
+    trainer: TrainerConfig = setting("length, batch, device", default=TrainerConfig())
+    optim: OptimConfig = setting("optimizer and learning rate", default=OptimConfig())
+    binding: BindingConfig = setting("the parameters that tied layers share", default=BindingConfig())
+    env: EnvConfig = setting("when and how pointers are decided", default=EnvConfig())
+    reward: RewardConfig = setting("the terms of the reward", default=RewardConfig())
+
+    def __post_init__(self) -> None:
+        try:
+            strategies.make(self.env.initial_pointers, self.model.num_layers)
+        except InputError as error:
+            raise InputError(f"env.initial_pointers: {error}") from error
+
+
+def with_keywords(base: TrainingConfig, keywords: Mapping[str, Any]) -> TrainingConfig:
+    """Return a configuration with settings changed as `gymnasium.make` takes them.
+
+    Args:
+        base: Where to begin.
+        keywords: As for `tying.config.override`; fields of the section `env` may go without its name (`action_mode="joint"`).
+
+    Raises:
+        InputError: With one line for every wrong name or value.
+    """
+    of_env = fields_of(EnvConfig)
+    return override(base, {f"env.{name}" if name in of_env else name: value for name, value in keywords.items()})

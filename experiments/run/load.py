@@ -1,0 +1,91 @@
+"""load_run: a run's folder from Python: its configuration, decisions, trained model, agent and summary."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import agents
+from agents.base import Agent
+from envs.training import LayerTyingEnv
+from experiments.run.config import Config, load_config
+from experiments.run.directory import RunDirectory
+from tying import tasks
+from tying.binding import LayerBinding
+from tying.errors import InputError
+from tying.files import read_json
+from tying.tasks.base import Task
+from tying.training.checkpoint import load_tensors
+from tying.training.trainer import load_parameters
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder; its parts are read when they are asked for.
+
+    Attributes:
+        directory: The folder.
+        config: Its settings.
+    """
+
+    directory: RunDirectory
+    config: Config
+
+    @property
+    def path(self) -> Path:
+        """The folder's path."""
+        return self.directory.path
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any]:
+        """final/summary.json of a finished run."""
+        return self.directory.read_summary()
+
+    @functools.cached_property
+    def decisions(self) -> pd.DataFrame:
+        """One row per decision: the fields of StepRecord, and wall_s, cpu_s, decision_s."""
+        lines = self.directory.read_decisions()
+        clocks = ("wall_s", "cpu_s", "decision_s")
+        return pd.DataFrame([{**line.record.to_dict(), **{name: getattr(line, name) for name in clocks}} for line in lines])
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task, whose data are read when they are asked for."""
+        return tasks.make(self.config.task, self.config.model, self.config.data)
+
+    @functools.cached_property
+    def model(self) -> torch.nn.Module:
+        """The trained model on the CPU, tied as it was; of an unfinished run, that of the newest checkpoint."""
+        folder, pointers = self._weights()
+        model = self.task.load_model(self.path)
+        binding = self.config.binding
+        LayerBinding(self.task.blocks(model), share=binding.share, norms=binding.norms).rebind(pointers)
+        load_parameters(model, load_tensors(folder / "model.safetensors"))
+        return model.eval()
+
+    def _weights(self) -> tuple[Path, Any]:
+        """Return the folder of the newest weights, and their pointers."""
+        newest = self.directory.latest_checkpoint()
+        if self.directory.final.is_dir():
+            return self.directory.final, read_json(self.directory.final / "pointers.json")
+        if newest is not None:
+            return newest[1], read_json(newest[1] / "state.json")["pointers"]
+        raise InputError(f"{self.path}: no model yet, not even a checkpoint")
+
+    @functools.cached_property
+    def agent(self) -> Agent:
+        """The agent as it was at the end of a finished run."""
+        return agents.load(self.directory.final / "agent", LayerTyingEnv(self.config))
+
+
+def load_run(path: str | Path) -> Run:
+    """Return a run by its folder.
+
+    Raises:
+        InputError: If it is no run, or one of another version.
+    """
+    directory = RunDirectory(Path(path))
+    return Run(directory, load_config(directory.read_config()))

@@ -1,0 +1,51 @@
+"""Provenance: what makes figures here, as facts that are stored beside them."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib", "tokenizers", "safetensors")
+
+
+def made_by() -> dict[str, Any]:
+    """Return Python, platform, processor, git revision and packages, JSON-ready."""
+    packages: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "git": _git_revision(),
+        "packages": packages,
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name; Linux alone hides it in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _git_revision() -> str | None:
+    """Return the revision of this source tree, marked when it has uncommitted changes; None outside a checkout."""
+    root = Path(__file__).parent
+    try:
+        shown = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return shown.stdout.strip() or None

@@ -1,0 +1,57 @@
+"""The end of a run: the trained model measured on the test split, and final/ written in one step."""
+
+import json
+from typing import Any
+
+from experiments.run import pointer_map
+from experiments.run.config import Config
+from experiments.run.directory import RunDirectory
+from experiments.run.recorder import Recorder
+from tying.config import flat
+from tying.files import replacing
+from tying.training import checkpoint
+
+
+def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> None:
+    """Evaluate on the whole test split and write final/: model, pointers, summary, agent, picture of the tying."""
+    trainer = recorder.trainer
+    summary = _summarise(config, recorder)
+    figures = {k: summary[k] for k in ("test_loss", "trainable_params", "num_unique_layers")}
+    recorder.finish(flat(config.resolved()), {**figures, **{k: v for k, v in summary.items() if k.startswith("test_")}})
+    with replacing(directory.final) as temporary:
+        temporary.mkdir()
+        checkpoint.save_tensors(trainer.state_dict()["model"], temporary / "model.safetensors")
+        (temporary / "pointers.json").write_text(json.dumps(list(trainer.pointers)) + "\n")
+        (temporary / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        recorder.agent.save(temporary / "agent")
+        title = f"{config.preset}, {config.agent.name}, seed {config.run.seed} (colour: set of weights, bold: its owner)"
+        pointer_map.draw(recorder.history, title=title).savefig(temporary / "pointer_map.png", dpi=130)
+
+
+def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:
+    trainer, records = recorder.trainer, [line.record for line in recorder.lines]
+    metrics = trainer.metrics("test")
+    return {
+        "agent": config.agent.name,
+        "seed": config.run.seed,
+        "preset": config.preset,
+        "task": config.task.name,
+        "pointers": list(trainer.pointers),
+        "num_layers": len(trainer.pointers),
+        "num_unique_layers": trainer.pointers.num_unique,
+        "trainable_params": trainer.trainable_params,
+        "trainable_block_params": trainer.binding.trainable_params,
+        "independent_params": trainer.independent_params,
+        "independent_block_params": records[-1].independent_block_params,
+        "iterations": trainer.iteration,
+        "tokens": trainer.tokens,
+        "decisions": sum(not record.frozen for record in records),
+        "changes": sum(record.changed for record in records),
+        **{f"test_{name}": value for name, value in metrics.items()},
+        "reward_loss": records[-1].reward_loss,
+        "wall_s": recorder.wall_s,
+        "train_s": sum(record.train_s for record in records),
+        "decision_s": sum(line.decision_s for line in recorder.lines),
+        "evaluate_s": sum(record.evaluate_s for record in records),
+        **trainer.task.facts(),
+    }

@@ -1,0 +1,106 @@
+"""The run's TensorBoard file. x is the training iteration everywhere; docs/tags.md defines every tag."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from experiments.run import pointer_map
+from tying.pointers import Pointers
+from tying.training.record import StepRecord, perplexity
+from tying.training.trainer import Iteration
+
+# Agents with more actions than this get no tag per action; decisions.jsonl has them all.
+_MOST_ACTIONS = 32
+
+
+class TensorBoardLogger:
+    """Writes the events of one run.
+
+    Args:
+        folder: The run's tb/ folder.
+        after: For a resumed run, the last iteration whose events stay; later ones are hidden.
+        batch_tokens: Tokens of one iteration.
+    """
+
+    def __init__(self, folder: Path, after: int | None, batch_tokens: int) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=None if after is None else after + 1)
+        self._batch_tokens = batch_tokens
+
+    def iteration(self, done: Iteration) -> None:
+        """Log one optimizer step."""
+        self._scalars(
+            done.iteration,
+            {
+                "lm/train_loss": done.loss,
+                "lm/grad_norm": done.grad_norm,
+                "lm/lr": done.learning_rate,
+                "lm/tokens": done.iteration * self._batch_tokens,
+                "perf/tokens_per_s": self._batch_tokens / done.seconds,
+            },
+        )
+
+    def decision(self, record: StepRecord, compression_ratio: float, trainable_params: int, decision_s: float) -> None:
+        """Log one decision and the window after it."""
+        known = {"agent/explored": record.explored, "agent/action_value": record.action_value}
+        self._scalars(
+            record.iteration,
+            {
+                "lm/reward_loss": record.reward_loss,
+                "lm/reward_ppl": perplexity(record.reward_loss),
+                "tying/num_unique_layers": record.pointers.num_unique,
+                "tying/trainable_params": trainable_params,
+                "tying/compression_ratio": compression_ratio,
+                **{f"tying/pointer/layer_{layer:02d}": root for layer, root in enumerate(record.pointers)},
+                "reward/total": record.reward,
+                **{f"reward/{name}": value for name, value in record.reward_terms.items()},
+                "reward/param_weight": record.param_weight,
+                "perf/train_s": record.train_s,
+                "perf/evaluate_s": record.evaluate_s,
+                "perf/decision_s": decision_s,
+                **{tag: float(value) for tag, value in known.items() if value is not None},
+            },
+        )
+
+    def agent(self, iteration: int, diagnostics: Mapping[str, float | list[float]], metrics: Mapping[str, float]) -> None:
+        """Log the agent's diagnostics (under `agent/`) and the figures that its library logged (under its own tags)."""
+        values = dict(metrics)
+        for name, value in diagnostics.items():
+            if not isinstance(value, list):
+                values[f"agent/{name}"] = value
+            elif len(value) <= _MOST_ACTIONS:
+                values |= {f"agent/{name}/{action:02d}": part for action, part in enumerate(value)}
+        self._scalars(iteration, values)
+
+    def pointer_map(self, history: Sequence[tuple[int, Pointers]]) -> None:
+        """Add the picture of the whole run so far."""
+        picture = pointer_map.to_array(pointer_map.draw(history, title="one colour: one set of weights, bold: its owner"))
+        self._writer.add_image("tying/pointer_map", picture, history[-1][0], dataformats="HWC")
+
+    def config(self, text: str) -> None:
+        """Show the configuration as text."""
+        self._writer.add_text("config", f"```json\n{text}\n```", 0)
+
+    def hparams(self, settings: Mapping[str, Any], figures: Mapping[str, float], iteration: int) -> None:
+        """Put the settings beside the final figures in the HPARAMS tab."""
+        flat = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+        named = {f"final/{name}": value for name, value in figures.items()}
+        file_writer = self._writer.file_writer
+        assert file_writer is not None  # it is there until close
+        for event in hparams(flat, dict(named)):
+            file_writer.add_summary(event)
+        self._scalars(iteration, named)
+
+    def flush(self) -> None:
+        """Put everything on disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.close()
+
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)

@@ -1,0 +1,118 @@
+"""Task: what is trained, as one value. The trainer, environments and checkpoints know tasks, not languages."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tying.data.corpora import DataConfig
+from tying.models.config import ModelConfig
+from tying.tasks.config import TaskConfig
+
+SPLITS = ("train", "reward", "test")
+# Tensors whose first dimension is the batch B, so that any batch can be cut into parts.
+Batch = tuple[Tensor, ...]
+
+
+class Task(ABC):
+    """A model, its data, its loss and its metrics. Agents are rewarded on the split `reward`, results are reported on `test`.
+
+    Making one reads no data and builds no model.
+
+    Args:
+        config: The task's own settings.
+        model: The model's.
+        data: The data's.
+
+    Attributes:
+        Config: Its configuration class.
+    """
+
+    Config: ClassVar[type[TaskConfig]] = TaskConfig
+
+    def __init__(self, config: TaskConfig, model: ModelConfig, data: DataConfig) -> None:
+        self.config = config
+        self.model_config = model
+        self.data_config = data
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers L that pointers are over."""
+        return self.model_config.num_layers
+
+    @property
+    @abstractmethod
+    def sequence_length(self) -> int:
+        """Tokens that a sequence counts as in `tokens`."""
+
+    @property
+    @abstractmethod
+    def uninformed_loss(self) -> float:
+        """Loss of a model that knows nothing, as a uniform guess has it."""
+
+    @abstractmethod
+    def require(self) -> None:
+        """Read the data, unless that is done, and check that training can begin.
+
+        Raises:
+            InputError: If the data are missing, damaged or too short.
+        """
+
+    @abstractmethod
+    def build_model(self, seed: int | None) -> nn.Module:
+        """Return a new model on the CPU; its weights depend on the settings and the seed alone.
+
+        Args:
+            seed: None: without data and values, on the meta device; dimensions that depend on the data may be smaller.
+        """
+
+    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Return the L equal blocks of a model that `build_model` made."""
+        return list(model.h)  # type: ignore[arg-type]
+
+    @abstractmethod
+    def batch(self, seed: int, index: int, batch_size: int) -> Batch:
+        """Return training batch number `index`, a function of the arguments alone."""
+
+    @abstractmethod
+    def evaluation_batches(self, split: str, batch_size: int, num_batches: int | None = None) -> Iterator[Batch]:
+        """Yield batches of a split, the same at every call.
+
+        Args:
+            split: One of `SPLITS`.
+            batch_size: B.
+            num_batches: That many, spread evenly over the split; None: all of it, everything once.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean loss over what `size` counts; nats where it is a likelihood."""
+
+    @abstractmethod
+    def size(self, batch: Batch) -> int:
+        """Return how many predictions the loss of a batch is the mean of."""
+
+    def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the metrics of a model over batches: `loss`, the mean over all predictions, and what subclasses add."""
+        losses: list[Tensor] = []
+        sizes: list[int] = []
+        for batch in batches:
+            losses.append(self.loss(model, batch))
+            sizes.append(self.size(batch))
+        # Added up on the CPU, since not every device has float64.
+        total = float(torch.stack(losses).cpu().double() @ torch.tensor(sizes).double())
+        return {"loss": total / sum(sizes)}
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies the data, JSON-ready: `corpus`, its name, and `corpus_sha256`, its digest."""
+
+    def save_assets(self, folder: Path) -> None:
+        """Write to a run's folder what its model needs to be used, such as a tokenizer."""
+
+    def load_model(self, folder: Path) -> nn.Module:
+        """Return a model of the right shape, built from a run's folder without the data; its weights are not yet the run's."""
+        return self.build_model(seed=0)

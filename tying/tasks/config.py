@@ -1,0 +1,10 @@
+"""The settings of tasks, kept apart from the tasks: reading them needs no torch."""
+
+from tying.config import config, setting
+
+
+@config
+class TaskConfig:
+    """The settings that every task has; tasks may add their own fields."""
+
+    name: str = setting("kind of work: what the model learns from the data", default="causal_lm")

@@ -1,0 +1,75 @@
+"""Checkpoints: a trainer's state in a folder, written in one step, each set of weights once.
+
+model.safetensors (parameters under their root's name), optimizer.safetensors ("name/moment"), state.json.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tying.errors import InputError
+from tying.files import read_json, replacing, write_json
+from tying.training.trainer import Trainer
+
+FORMAT = 1
+
+
+def save(trainer: Trainer, folder: Path) -> None:
+    """Write the trainer's state to a folder that does not exist yet.
+
+    Raises:
+        OSError: If it cannot be written whole (a full disk); nothing is left behind then.
+    """
+    state = trainer.state_dict()
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for part in ("model", "optimizer"):
+            save_tensors(state[part], temporary / f"{part}.safetensors")
+        write_json(
+            temporary / "state.json",
+            {"format": FORMAT, "iteration": state["iteration"], "pointers": state["pointers"], "seed": trainer.seed},
+        )
+
+
+def load(trainer: Trainer, folder: Path) -> None:
+    """Put a trainer with the same arguments into a saved state.
+
+    Raises:
+        InputError: If the checkpoint is damaged, of another format, or of another run.
+    """
+    facts: dict[str, Any] = read_json(folder / "state.json")
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise InputError(f"{folder}: not a checkpoint of format {FORMAT}")
+    missing = {"iteration", "pointers", "seed"} - facts.keys()
+    if missing:
+        raise InputError(f"{folder / 'state.json'}: {', '.join(sorted(missing))} is missing")
+    if facts["seed"] != trainer.seed:
+        raise InputError(f"{folder}: made with seed {facts['seed']}, not {trainer.seed}")
+    tensors = {part: load_tensors(folder / f"{part}.safetensors") for part in ("model", "optimizer")}
+    try:
+        trainer.load_state_dict({"iteration": facts["iteration"], "pointers": facts["pointers"], **tensors})
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors to a safetensors file (in place; wrap in `replacing`)."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # the library's own type for a full disk
+        raise OSError(f"{path}: {error}") from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: damaged or missing ({error}); remove its folder to go back to the one before") from error

@@ -1,0 +1,120 @@
+"""StepRecord: one decision and the window of training after it, as one flat value.
+
+The environment makes it, the simulator adds measurements, the reward adds its terms. Everything else reads it: observations, `info`, the
+line in decisions.jsonl, TensorBoard, tables, resume.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from tying.pointers import Pointers
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), or the largest finite power of e that a float holds."""
+    return math.exp(min(loss, 709.0))
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One action of an agent, and the window of training after it. Losses are nats per token.
+
+    Attributes:
+        decision: Number of the decision in its run, from 0; -1 before the first.
+        iteration: Iterations done at the window's end.
+        num_iterations: Iterations of the window.
+        pointers: In force in the window.
+        previous_pointers: In force before the decision.
+        layer: The layer decided; None when the action decides several.
+        action: As the agent gave it.
+        explored: Whether the agent took the action to explore; None where it does not say.
+        action_value: The value that the agent gave the action, in its own unit; None where it does not say.
+        frozen: Whether pointers no longer move, so that the action had no effect.
+        window_share: The window's iterations as a share of the run's.
+        previous_loss: reward_loss before the window; that of a model that knows nothing before the first.
+        previous_share: param_share under previous_pointers.
+        tokens: Training tokens seen at the window's end.
+        train_loss: Mean over the window's iterations.
+        last_loss: Of its last training batch.
+        reward_loss: On the fixed reward batches, after the window.
+        fork_loss: reward_loss, had the same window been trained without the change; None where no reward needs it.
+        block_params: Trainable parameters of the blocks.
+        independent_block_params: The same for the untied model.
+        gradient_norms: Per layer, of the last iteration (clipped); empty where unknown.
+        similarities: Per layer, cosine of its weights with the layer before; empty where unknown.
+        gradient_similarities: Per layer, cosine of its position's gradient with that of the layer before; empty where unknown.
+        agreements: Per layer, cosine of its position's gradient with the sum of the others in its group; empty where unknown.
+        reward: Sum of reward_terms.
+        reward_terms: Name of each term to its value.
+        param_weight: Weight of the parameters in the reward, nats per token.
+        train_s: Wall seconds of training the window.
+        evaluate_s: Wall seconds of the reward evaluation, layer statistics and the branch without the change.
+    """
+
+    decision: int
+    iteration: int
+    num_iterations: int
+    pointers: Pointers
+    previous_pointers: Pointers
+    layer: int | None = None
+    action: int | list[int] | None = None
+    explored: bool | None = None
+    action_value: float | None = None
+    frozen: bool = False
+    window_share: float = 0.0
+    previous_loss: float = 0.0
+    previous_share: float = 1.0
+    tokens: int = 0
+    train_loss: float = 0.0
+    last_loss: float = 0.0
+    reward_loss: float = 0.0
+    fork_loss: float | None = None
+    block_params: int = 0
+    independent_block_params: int = 1
+    gradient_norms: tuple[float, ...] = ()
+    similarities: tuple[float, ...] = ()
+    gradient_similarities: tuple[float, ...] = ()
+    agreements: tuple[float, ...] = ()
+    reward: float = 0.0
+    reward_terms: Mapping[str, float] = field(default_factory=dict)
+    param_weight: float = 0.0
+    train_s: float = 0.0
+    evaluate_s: float = 0.0
+
+    @property
+    def param_share(self) -> float:
+        """Trainable block parameters as a share of the untied model's, 0 to 1."""
+        return self.block_params / self.independent_block_params
+
+    @property
+    def changed(self) -> bool:
+        """Whether the decision changed the tying."""
+        return self.pointers != self.previous_pointers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        values = {name: getattr(self, name) for name in _NAMES}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a record from what JSON made of `to_dict`; other keys are left out.
+
+        Raises:
+            KeyError: If a field is missing.
+            InputError: If the pointers are invalid.
+        """
+        plain = {name: tuple(values[name]) if name in _SEQUENCES else values[name] for name in _NAMES}
+        pointers = {name: Pointers(plain[name]) for name in ("pointers", "previous_pointers")}
+        return cls(**{**plain, **pointers})
+
+
+_NAMES = tuple(f.name for f in fields(StepRecord))
+_SEQUENCES = ("gradient_norms", "similarities", "gradient_similarities", "agreements")
+# What a simulator measures, in contrast to what the environment decides and the reward adds.
+MEASUREMENTS = (
+    *("tokens", "train_loss", "last_loss", "reward_loss", "fork_loss", "block_params", "independent_block_params"),
+    *_SEQUENCES,
+)

@@ -1,0 +1,276 @@
+"""Trainer: owns a model, its optimizer, its tying and its place in the data, and advances them together.
+
+    trainer = Trainer(tasks.make(TaskConfig(), GPTConfig(), DataConfig()), TrainerConfig(), seed=0)
+    trainer.rebind(strategies.make("sequence:3", 6))
+    trainer.train(100)
+    trainer.evaluate("reward")
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tying.binding import LayerBinding
+from tying.errors import DivergenceError, InputError
+from tying.models.base import num_params
+from tying.pointers import Pointers
+from tying.seeding import derive_seed, global_generators_kept, seed_device
+from tying.tasks.base import Batch, Task
+from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
+from tying.training.device import find_device
+from tying.training.memory import keep_freed_memory
+from tying.training.optim import learning_rate, make_optimizer, regroup
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one optimizer step did.
+
+    Attributes:
+        iteration: Number of iterations done, this one included.
+        loss: Of the training batch before the step.
+        grad_norm: Norm of the whole gradient before clipping.
+        learning_rate: Used by the step.
+        seconds: Wall time of the iteration.
+    """
+
+    iteration: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    seconds: float
+
+
+class Trainer:
+    """Trains one model; all results follow from its arguments and the calls made, bit by bit.
+
+    Args:
+        task: The model, the data and the loss.
+        config: Length, batch, device and precision.
+        optim: Optimizer and learning rate.
+        binding: The parameters that tied layers share.
+        seed: Determines initial weights, order of the data and dropout; the global generators are left alone.
+
+    Raises:
+        InputError: If the data are too short or the device is not there.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainerConfig,
+        optim: OptimConfig | None = None,
+        binding: BindingConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        binding = binding or BindingConfig()
+        task.require()
+        self.task = task
+        self.config = config
+        self.optim = optim or OptimConfig()
+        self.seed = seed
+        self.device = find_device(config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.iteration = 0
+        self.model = task.build_model(seed).to(self.device)
+        if config.recompute:
+            self.model.recompute = True  # type: ignore[assignment]
+        self.optimizer = make_optimizer(self.model, self.optim)
+        blocks = task.blocks(self.model)
+        self.binding = LayerBinding(blocks, self.optimizer, binding.share, binding.gradient, binding.norms)
+        if config.compile:
+            _compile_blocks(blocks)
+        self.independent_params = num_params(self.model)
+        self._parameters = list(self.model.parameters())
+
+    @property
+    def pointers(self) -> Pointers:
+        """The tying in force."""
+        return self.binding.pointers
+
+    @property
+    def _advice(self) -> str:
+        return f"try a lower optim.learning_rate (now {self.optim.learning_rate}) or a longer warm-up"
+
+    @property
+    def tokens(self) -> int:
+        """Number of training tokens seen so far."""
+        return self.iteration * self.config.batch_size * self.task.sequence_length
+
+    @property
+    def trainable_params(self) -> int:
+        """Trainable parameters of the whole model, each counted once."""
+        return num_params(self.model)
+
+    def rebind(self, pointers: Iterable[int]) -> None:
+        """Tie and untie layers; see LayerBinding.rebind."""
+        self.binding.rebind(pointers)
+        regroup(self.optimizer, self.model, self.optim, self.binding.num_uses)
+        # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
+        self._parameters = list(self.model.parameters())
+
+    def train(self, num_iterations: int, on_iteration: Callable[[Iteration], None] | None = None) -> list[Iteration]:
+        """Do optimizer steps.
+
+        Args:
+            num_iterations: How many; the run has `config.iterations` in all.
+            on_iteration: Called after each.
+
+        Raises:
+            DivergenceError: If a loss or gradient is not finite; that iteration changed no parameter.
+        """
+        done = []
+        self.model.train()
+        with global_generators_kept(self.device):
+            for _ in range(num_iterations):
+                done.append(self._iterate())
+                if on_iteration is not None:
+                    on_iteration(done[-1])
+        return done
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Let a block rebind and train, and undo all of it afterwards, bit by bit; gradients are dropped."""
+        state = copy.deepcopy(self.state_dict())
+        try:
+            yield
+        finally:
+            self.load_state_dict(state)
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _iterate(self) -> Iteration:
+        start = time.perf_counter()
+        rate = learning_rate(self.optim, self.iteration, self.config.iterations)
+        batch = self.task.batch(self.seed, self.iteration, self.config.batch_size)
+        seed_device(self.device, derive_seed(self.seed, "dropout", self.iteration))
+        # Gradients are dropped here and not after the step, so that statistics can be taken between two iterations.
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        parts = self.config.micro_batches
+        for piece in zip(*(tensor.to(self.device).chunk(parts) for tensor in batch), strict=True):
+            with self._autocast():
+                part = self.task.loss(self.model, piece) / parts
+            part.backward()
+            loss += part.detach()
+        max_norm = self.optim.clip_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, max_norm))
+        mean_loss = float(loss)
+        if not (math.isfinite(mean_loss) and math.isfinite(norm)):
+            raise DivergenceError(
+                f"iteration {self.iteration}: loss {mean_loss}, gradient norm {norm}: stopped before the optimizer step; "
+                f"{self._advice}"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate"]
+        self.optimizer.step()
+        self.iteration += 1
+        return Iteration(self.iteration, mean_loss, norm, rate, time.perf_counter() - start)
+
+    @torch.no_grad()
+    def metrics(self, split: str, num_batches: int | None = None) -> dict[str, float]:
+        """Return the task's metrics on a split, without dropout.
+
+        Args:
+            split: "train", "reward" or "test".
+            num_batches: None for all of the split; otherwise that many fixed batches, spread evenly over it.
+
+        Raises:
+            DivergenceError: If the loss is not finite.
+        """
+        self.model.eval()
+        batches = self.task.evaluation_batches(split, self.config.batch_size, num_batches)
+        with self._autocast():
+            metrics = self.task.metrics(self.model, (self._on_device(batch) for batch in batches))
+        if not math.isfinite(metrics["loss"]):
+            raise DivergenceError(
+                f"after iteration {self.iteration}: loss {metrics['loss']} on the {split} split; {self._advice}"
+            )
+        return metrics
+
+    def evaluate(self, split: str, num_batches: int | None = None) -> float:
+        """Return the loss on a split; see `metrics`."""
+        return self.metrics(split, num_batches)["loss"]
+
+    def sample_loss(self, num_sequences: int) -> Tensor:
+        """Return the loss on the first sequences of the next training batch, with its graph and without dropout."""
+        self.model.eval()
+        batch = self.task.batch(self.seed, self.iteration, self.config.batch_size)
+        with self._autocast():
+            return self.task.loss(self.model, self._on_device(tuple(tensor[:num_sequences] for tensor in batch)))
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return tuple(tensor.to(self.device) for tensor in batch)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that, with the trainer's arguments, determines its future.
+
+        Keys: "iteration", "pointers", "model" (name -> tensor, each set of weights once, under its root) and
+        "optimizer" ("name/moment" -> tensor).
+        """
+        named = dict(self.model.named_parameters())
+        moments = {
+            f"{name}/{key}": value
+            for name, parameter in named.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        model = {name: parameter.detach() for name, parameter in named.items()}
+        return {"iteration": self.iteration, "pointers": list(self.pointers), "model": model, "optimizer": moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` returned: the tying first, then the values.
+
+        Raises:
+            InputError: If its parameters are not this trainer's.
+        """
+        self.rebind(state["pointers"])
+        load_parameters(self.model, state["model"])
+        named = dict(self.model.named_parameters())
+        self.optimizer.state.clear()
+        for key, value in state["optimizer"].items():
+            name, _, moment = key.rpartition("/")
+            if name not in named:
+                raise InputError(f"optimizer state for {name!r}, which the model does not have")
+            self.optimizer.state.setdefault(named[name], {})[moment] = value.to(self.device, copy=True)
+        self.iteration = state["iteration"]
+
+
+@torch.no_grad()
+def load_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copy values into a model that is already tied as they are.
+
+    Raises:
+        InputError: If names or shapes are not the model's.
+    """
+    named = dict(model.named_parameters())
+    if named.keys() != values.keys():
+        other = sorted(named.keys() ^ values.keys())
+        raise InputError(f"weights do not fit the model: {len(other)} names differ, the first is {other[0]!r}")
+    for name, parameter in named.items():
+        if parameter.shape != values[name].shape:
+            raise InputError(
+                f"weights do not fit the model: {name!r} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
+            )
+        parameter.copy_(values[name])
+
+
+def _compile_blocks(blocks: Sequence[nn.Module]) -> None:
+    """Compile each block's forward.
+
+    The blocks run the same code, so one graph serves them all, and pointers are no part of it: rebinding never
+    recompiles. Hooks (LayerBinding's "root_only") stay outside the graph.
+    """
+    for block in blocks:
+        block.forward = torch.compile(block.forward)
