@@ -4,70 +4,58 @@ python -m experiments.sample runs/<run> --prompt "def "
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg
-
-from experiments import cli
-from experiments.settings import from_dict
-from tying import models
-from tying.binding import LayerBinding
-from tying.checkpoint import load_tensors
-from tying.data import tokenizers
+from experiments.run import cli
+from tying.config import config, setting
 from tying.errors import InputError
-from tying.files import read_json
-from tying.records import RunDirectory
-from tying.trainer import find_device, load_parameters
+from tying.training.device import require_device
 
 
-class SampleSettings(BaseSettings):
+@config
+class SampleFlags:
     """Print text from a trained model."""
 
-    model_config = cli.script_config("sample")
-    run: CliPositionalArg[str] = Field(description="the run directory; an unfinished run's newest checkpoint is used")
-    prompt: str = Field("\n", description="text to go on from", min_length=1)
-    num_tokens: int = Field(200, description="length of the continuation [tokens, >= 1]", ge=1)
-    temperature: float = Field(
-        0.8, description="0: the likeliest token, 1: as trained [0 to 1000]", ge=0, le=1000, allow_inf_nan=False
-    )
-    top_k: int = Field(0, description="draw among this many likeliest tokens, 0 for all [tokens, >= 0]", ge=0)
-    seed: int = Field(0, description="of the draws [0 to 2**32 - 1]", ge=0, le=2**32 - 1)
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to run")
+    run: str = cli.positional("the run directory; an unfinished run's newest checkpoint is used")
+    prompt: str = setting("text to continue", default="\n", min_length=1)
+    num_tokens: int = setting("length of the continuation [tokens, 1 to 1e6]", default=200, ge=1, le=1_000_000)
+    temperature: float = setting("0: the most probable token, 1: as trained [0 to 1000]", default=0.8, ge=0, le=1000)
+    top_k: int = setting("draw among this many most probable tokens, 0 for all [tokens, >= 0]", default=0, ge=0)
+    seed: int = setting("of the draws [0 to 2**32 - 1]", default=0, ge=0, le=2**32 - 1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("where to run", default="auto")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Load the run and print the prompt with its continuation."""
-    print(sample(cli.read(SampleSettings, arguments)))
+def main(words: Sequence[str]) -> str:
+    """Print the prompt with its continuation, and return it."""
+    flags, _ = cli.read_own(SampleFlags, words, "experiments.sample")
+    require_device(flags.device, "--device")
+    from experiments.run.load import load_run
+
+    text = sample(load_run(flags.run), flags)
+    print(text)
+    return text
 
 
-@torch.no_grad()
-def sample(settings: SampleSettings) -> str:
-    """Return the prompt and its continuation.
+def sample(run: Any, flags: SampleFlags) -> str:
+    """Return the prompt and its continuation by the model of a run.
 
     Raises:
-        InputError: If the run has no model yet, or the prompt has characters unknown to its tokenizer.
+        InputError: If the run has no model yet, or none that continues text, or the prompt has characters unknown to its tokenizer.
     """
-    run = RunDirectory(Path(settings.run))
-    setup = from_dict(run.read_config(), f"{run.config_file}: ").setup
-    tokenizer = tokenizers.load(run.tokenizer_file)
-    newest = run.latest_checkpoint()
-    if run.final.is_dir():
-        folder, pointers = run.final, read_json(run.final / "pointers.json")
-    elif newest is not None:
-        folder, pointers = newest[1], read_json(newest[1] / "state.json")["pointers"]
-    else:
-        raise InputError(f"{run.path}: no model yet, not even a checkpoint")
-    device = find_device(settings.device)
-    model = models.build(setup.model, tokenizer.get_vocab_size(), seed=0)
-    LayerBinding(model.h, share=setup.binding.share, norms=setup.binding.norms).rebind(pointers)
-    load_parameters(model, load_tensors(folder / "model.safetensors"))
-    model.to(device).eval()
-    prompt = torch.tensor([tokenizers.encode(tokenizer, settings.prompt)], device=device)
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    tokens = model.generate(prompt, settings.num_tokens, generator, settings.temperature, settings.top_k)
+    import torch
+
+    from tying.data import tokenizers
+    from tying.tasks.causal_lm import TOKENIZER_FILE
+    from tying.training.device import find_device
+
+    if not callable(getattr(run.model, "generate", None)):
+        raise InputError(f"{run.path}: the model of task {run.config.task.name!r} does not continue text")
+    tokenizer = tokenizers.load(run.path / TOKENIZER_FILE)
+    device = find_device(flags.device, "--device")
+    prompt = torch.tensor([list(tokenizers.encode(tokenizer, flags.prompt))], device=device)
+    generator = torch.Generator(device).manual_seed(flags.seed)
+    model = run.model.to(device)
+    tokens = model.generate(prompt, flags.num_tokens, generator, flags.temperature, flags.top_k)
     return str(tokenizer.decode(tokens[0].tolist()))
 
 

@@ -82,7 +82,7 @@ def parse(words: Sequence[str]) -> Command:
         return Command(None, Path(own["resume"]), None)
     out = Path(own["out"]) if own.get("out") is not None else None
     mistakes: list[str] = []
-    made = parse_config(words, fields_of(TrainFlags), mistakes)
+    made = parse_config(words, mistakes, fields_of(TrainFlags))
     if out is not None:
         _attempt(mistakes, lambda: RunDirectory(out).require_new())
     if mistakes or made is None:
@@ -90,14 +90,16 @@ def parse(words: Sequence[str]) -> Command:
     return Command(made, None, out)
 
 
-def parse_config(words: Sequence[str], own: cli.Flags, mistakes: list[str]) -> Config | None:
+def parse_config(words: Sequence[str], mistakes: list[str], own: cli.Flags | None = None) -> Config | None:
     """Return the configuration that words mean, or None; mistakes are added to a list.
 
     Args:
         words: Flags of settings, and `--preset` and `--config`.
-        own: The script's own flags, which are no settings.
         mistakes: One line each.
+        own: The flags that are no settings; None for `--preset` and `--config` alone.
     """
+    if own is None:
+        own = {name: info for name, info in fields_of(TrainFlags).items() if name in ("preset", "config")}
     names = ("agent.name", "model.name", "task.name")
     first = cli.read({**own, **{n: Config.__pydantic_fields__["preset"] for n in names}}, words, SHORTS).values  # type: ignore[attr-defined]
     path = first.get("config")

@@ -8,6 +8,7 @@ import joblib
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tying.config import config, setting
 from tying.errors import InputError
 
 T = TypeVar("T")
@@ -15,29 +16,31 @@ R = TypeVar("R")
 Backend = Literal["loky", "ray"]
 
 
-def require_backend(backend: Backend) -> None:
-    """Check that a backend is there.
+@config
+class WorkerConfig:
+    """Flags of every script that makes many runs."""
 
-    Raises:
-        InputError: If its library is not installed.
-    """
-    if backend == "ray":
-        try:
-            import ray  # noqa: F401 (only whether it is there)
-        except ImportError as error:
-            raise InputError("--backend ray needs the `ray` library: pip install 'layer-tying[ray]'") from error
+    jobs: int = setting("processes at a time, one thread each [>= 1]", default=joblib.cpu_count(), ge=1)
+    backend: Backend = setting("loky: this machine; ray: a Ray cluster (extra 'ray')", default="loky")
+
+    def __post_init__(self) -> None:
+        if self.backend == "ray":
+            try:
+                import ray  # noqa: F401 (only whether it is there)
+            except ImportError as error:
+                raise InputError("--backend ray needs the `ray` library: pip install 'layer-tying[ray]'") from error
 
 
-def carry_out(function: Callable[[T], R], items: Sequence[T], jobs: int, backend: Backend = "loky") -> Iterator[R]:
-    """Yield what a function makes of every item, in the order in which they are done.
+def run_all(function: Callable[[T], R], items: Sequence[T], config: WorkerConfig) -> Iterator[R]:
+    """Yield a function's results, in the order in which they are done.
 
     Args:
         function: Of a module, so that other processes find it.
-        items: What it is called with, one after another.
-        jobs: Processes at a time, each with one thread.
-        backend: Processes of this machine (joblib's loky), or a Ray cluster (extra `ray`).
+        items: Its arguments, one for each call.
+        config: How many processes, and where.
     """
-    yield from _over_ray(function, items, jobs) if backend == "ray" else _over_processes(function, items, jobs)
+    over = _over_ray if config.backend == "ray" else _over_processes
+    yield from over(function, items, config.jobs)
 
 
 def _over_processes(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
@@ -69,19 +72,19 @@ class Countdown:
     Args:
         console: Where to.
         total: Number of jobs.
-        what: What they are called.
+        kind: What they are called.
     """
 
-    def __init__(self, console: Console, total: int, what: str) -> None:
+    def __init__(self, console: Console, total: int, kind: str) -> None:
         columns = (
-            TextColumn(what),
+            TextColumn(kind),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
         )
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task(what, total=total, left="")
+        self._task = self._progress.add_task(kind, total=total, left="")
         self._total = total
         self._done = 0
         self._start = time.monotonic()
@@ -94,7 +97,7 @@ class Countdown:
         self._progress.stop()
 
     def advance(self) -> str:
-        """Count one more job that is done; return where things stand, such as "3/20" and "1.5 min left"."""
+        """Count one more job that is done; return the progress, such as "3/20, 1.5 min left"."""
         self._done += 1
         left = (time.monotonic() - self._start) / self._done * (self._total - self._done)
         self._progress.update(self._task, advance=1, left=f"{left / 60:.1f} min left")

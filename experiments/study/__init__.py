@@ -1,0 +1,1 @@
+"""Studies: many runs in parallel processes, their paired results, tables and pictures."""
