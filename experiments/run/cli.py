@@ -5,6 +5,7 @@ reported together, one line each. Exit status: 0 done, 1 stopped by a failure, 2
 """
 
 import argparse
+import importlib
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from tying.config import build, fields_of
-from tying.errors import DivergenceError, InputError, nearest
+from tying.errors import DivergenceError, InputError, nearest, unknown
 
 T = TypeVar("T")
 Flags = Mapping[str, FieldInfo]  # "reward.param_weight" to its field; a script's own flags have no dot
@@ -213,10 +214,25 @@ class Terminated(BaseException):
 
 
 def run(main: Callable[[Sequence[str]], Any]) -> None:
-    """Run a script's main function on the command line's arguments and leave with its status."""
+    """Run a script's main function on the command line's words and leave with its status."""
     signal.signal(signal.SIGTERM, _terminate)
     threading.excepthook = _leave_to_main_thread
     sys.exit(status(main, sys.argv[1:]))
+
+
+def dispatch(program: str, description: str, commands: Mapping[str, str], words: Sequence[str]) -> Any:
+    """Run the `main` of the module that the first word names, on the words behind it.
+
+    Raises:
+        InputError: If the first word names no command.
+    """
+    name, *rest = words or [""]
+    if name in ("-h", "--help"):
+        print(f"{description.strip()}\n\ncommands: {', '.join(commands)}; each has its own --help")
+        return None
+    if name not in commands:
+        raise InputError(unknown(f"command {name!r} of {program}", name, commands))
+    return importlib.import_module(commands[name]).main(rest)
 
 
 def status(main: Callable[[Sequence[str]], Any], words: Sequence[str]) -> int:

@@ -3,9 +3,8 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 import agents
@@ -20,6 +19,9 @@ from tying.files import read_json
 from tying.tasks.base import Task
 from tying.training.checkpoint import load_tensors
 from tying.training.trainer import load_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Run:
         return self.directory.read_summary()
 
     @functools.cached_property
-    def decisions(self) -> pd.DataFrame:
+    def decisions(self) -> "pd.DataFrame":
         """One row per decision: the fields of StepRecord, and wall_s, cpu_s, decision_s."""
+        import pandas as pd  # of the extra `study`, which training does without
+
         lines = self.directory.read_decisions()
         clocks = ("wall_s", "cpu_s", "decision_s")
         return pd.DataFrame([{**line.record.to_dict(), **{name: getattr(line, name) for name in clocks}} for line in lines])

@@ -1,74 +1,87 @@
-"""A comparison: a grid of runs carried out, and its report written. What `compare` and `retrain` have in common."""
+"""A comparison: a grid of runs is trained, and its report written. What `compare` and `retrain` have in common."""
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import joblib
 import pandas as pd
-from pydantic import Field
-from pydantic_settings import BaseSettings
 from rich.console import Console
 
-from experiments import cli, grid, workers
-from experiments.report import print_table, write_report
-from experiments.results import Run
+from experiments.run.cli import Failed
+from experiments.study import grid
+from experiments.study.report import print_table, write_report
+from experiments.study.results import Run
+from experiments.study.workers import WorkerConfig
+from tying.config import config, setting
+from tying.errors import InputError
 from tying.files import require_room
 
 
-class ComparisonSettings(BaseSettings):
-    """How a comparison is carried out."""
+@config
+class ComparisonFlags(WorkerConfig):
+    """Flags of scripts that compare runs over paired seeds."""
 
-    seeds: int = Field(5, description="paired seeds, from the first on [>= 1]", ge=1)
-    jobs: int = Field(joblib.cpu_count(), description="processes at a time, one thread each [>= 1]", ge=1)
-    backend: workers.Backend = Field("loky", description="loky: this machine; ray: a Ray cluster (extra 'ray')")
-    clock: Literal["wall", "cpu"] = Field("wall", description="what 'equal time' counts; cpu where other work goes on")
+    seeds: list[int] = setting("paired seeds: their number, or the seeds themselves (--seeds 3 4 5)", default=[5], min_length=1)
+    first_seed: int | None = setting("the first seed, where --seeds is a number [0 to 2**31]", default=None, ge=0, le=2**31)
+    clock: Literal["wall", "cpu"] = setting("seconds that 'equal time' counts; cpu on a machine with other work", default="wall")
+    out: str | None = setting("folder of the comparison, new or to resume; None for one under comparisons/", default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.seeds) < (1 if len(self.seeds) == 1 else 0):
+            raise InputError(f"seeds = {self.seeds}: expected a number of at least 1, or seeds of at least 0")
+
+    def seed_list(self, first: int = 0) -> list[int]:
+        """Return the seeds; `first` holds where neither flag says where to begin."""
+        if len(self.seeds) > 1:
+            return self.seeds
+        begin = first if self.first_seed is None else self.first_seed
+        return list(range(begin, begin + self.seeds[0]))
 
 
-def carry_out(
-    settings: ComparisonSettings,
+def compare(
+    flags: ComparisonFlags,
     folder: Path,
-    entries: Sequence[grid.Entry],
-    first_seed: int,
+    variants: Sequence[grid.Variant],
+    seeds: Sequence[int],
     baseline: str,
     command: Sequence[str],
     extra: Sequence[Run] = (),
 ) -> pd.DataFrame:
-    """Do what is not done yet, write the report, print the table and return it.
+    """Train the runs that are not finished, write the report, print the table and return it.
 
     Args:
-        settings: How.
-        folder: New, or of the same comparison, which is then gone on with.
-        entries: What to compare.
-        first_seed: The seeds are this one and those after it.
+        flags: Processes and clock.
+        folder: New, or of the same comparison, which is then resumed.
+        variants: What to compare.
+        seeds: Paired.
         baseline: The label that differences are to.
-        command: That asked for it; stands in the report.
-        extra: Finished runs of elsewhere that are shown too.
+        command: Stands in the report.
+        extra: Finished runs from elsewhere that are shown too.
 
     Raises:
-        InputError: If the folder holds a comparison with other settings, or the backend is not installed.
-        cli.Failed: If runs failed; the report of the others is written before.
+        InputError: If the folder holds a comparison with other settings or of another text.
+        Failed: If runs failed; the report of the others is written before.
     """
     console = Console()
     require_room(folder, "--out")
-    seeds = range(first_seed, first_seed + settings.seeds)
-    workers.require_backend(settings.backend)
-    cells = grid.plan(folder, entries, seeds)
-    grid.write_plan(folder, entries, seeds, command)
-    console.print(f"{len(cells)} runs in {folder}; interrupted, the same command goes on", highlight=False, soft_wrap=True)
-    outcomes = grid.carry_out(cells, settings.jobs, settings.backend, console)
-    failed = [f"{o.cell.entry.label}, seed {o.cell.seed}: {o.failure}" for o in outcomes if o.failure is not None]
-    runs = [*extra, *(Run.load(cell.entry.label, cell.run) for cell in cells if cell.finished)]
+    specs = grid.plan(folder, variants, seeds)
+    grid.write_plan(folder, variants, seeds, command)
+    console.print(
+        f"{len(specs)} runs in {folder}; after an interruption, the same command resumes them",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    failures = grid.run_all(specs, flags, console)
+    runs = [*extra, *(Run.load(spec.label, spec.directory) for spec in specs if spec.directory.finished)]
     if not any(run.label == baseline for run in runs):
-        raise cli.Failed([*failed, f"no report: not one run of {baseline!r}, which differences are to, is done"])
-    table = write_report(folder, runs, failed, baseline, f"{settings.clock}_s", shlex.join(command))
+        raise Failed([*failures, f"no report: not one run of {baseline!r}, which differences are to, is finished"])
+    table = write_report(folder, runs, failures, baseline, f"{flags.clock}_s", shlex.join(command))
     print_table(table, baseline, console)
     console.print(
-        f"report     {folder / 'report.html'}\nlook       tensorboard --logdir {folder / 'runs'}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if failed:
-        raise cli.Failed(failed)
+        f"report     {shlex.quote(str(folder / 'report.html'))}\nlook       tensorboard --logdir {shlex.quote(str(folder / 'runs'))}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if failures:
+        raise Failed(failures)
     return table

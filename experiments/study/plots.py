@@ -9,44 +9,42 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents import registry
-from experiments.results import Run, on_front, student_interval
-from tying import pointer_map
-from tying.records import perplexity
+from experiments.run import pointer_map
+from experiments.study.intervals import on_front, student_interval
+from experiments.study.results import Run
+from tying.training.record import perplexity
 
 _MAPS_PER_ROW = 3
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, that draws without a screen."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _decides(label: str) -> bool:
-    return not registry.is_fixed(label.partition(" --")[0])
 
 
 def pareto(table: pd.DataFrame, baseline: str) -> Figure:
     """Draw test perplexity against the share of block parameters, with intervals of the paired difference.
 
     Args:
-        table: From `results.entry_table`.
-        baseline: The entry that differences are against; its own point has no interval.
+        table: From `results.variant_table`.
+        baseline: The variant that differences are against; its own point has no interval.
     """
-    figure = _figure(9.5, 6.5)
+    figure = figure_of(9.5, 6.5)
     axes = figure.subplots()
-    reference = float(table.loc[table["entry"] == baseline, "test_loss"].iloc[0])
+    reference = float(table.loc[table["variant"] == baseline, "test_loss"].iloc[0])
     texts = []
     for row in table.itertuples():
-        decides = _decides(row.entry)
+        decides = row.decides
         x, y = 100 * row.block_params_share, row.test_ppl
-        low, high = perplexity(reference + row.t_low), perplexity(reference + row.t_high)
+        low, high = perplexity(reference + row.low), perplexity(reference + row.high)
         if np.isfinite([low, high]).all():
             axes.vlines(x, low, high, color="tab:blue" if decides else "0.75", linewidth=1, alpha=0.5)
         axes.plot(x, y, "o" if decides else "s", color="tab:blue" if decides else "0.35", markersize=7)
-        texts.append(axes.text(x, y, row.entry, size=8, color="tab:blue" if decides else "0.2"))
-    front = table[on_front(table)].sort_values("block_params_share")
+        texts.append(axes.text(x, y, row.variant, size=8, color="tab:blue" if decides else "0.2"))
+    front = table[on_front(table["block_params_share"].to_numpy(), table["test_loss"].to_numpy())]
+    front = front.sort_values("block_params_share")
     axes.step(100 * front["block_params_share"], front["test_ppl"], where="post", color="tab:green", alpha=0.6, zorder=0)
     axes.axhline(perplexity(reference), color="0.8", linewidth=1, zorder=0)
     axes.set(
@@ -65,14 +63,14 @@ def pareto(table: pd.DataFrame, baseline: str) -> Figure:
 
 def curves(runs: Sequence[Run], baseline: str) -> Figure:
     """Draw reward loss against tokens: on the left as it is, on the right minus the baseline's, with 95 % intervals."""
-    figure = _figure(13, 5.5)
+    figure = figure_of(13, 5.5)
     left, right = figure.subplots(1, 2)
     labels = list(dict.fromkeys(run.label for run in runs))
     reference = {run.seed: run.curve for run in runs if run.label == baseline}
     palette = colormaps["tab20"]
     for index, label in enumerate(labels):
-        style = {"color": palette(index % 20), "linestyle": "-" if _decides(label) else "--", "linewidth": 1.3}
         own = [run for run in runs if run.label == label]
+        style = {"color": palette(index % 20), "linestyle": "-" if own[0].decides else "--", "linewidth": 1.3}
         tokens = own[0].curve["tokens"].to_numpy()
         left.plot(tokens, np.mean([_on(tokens, run.curve) for run in own], axis=0), label=label, **style)
         paired = [_on(tokens, run.curve) - _on(tokens, reference[run.seed]) for run in own if run.seed in reference]
@@ -94,12 +92,12 @@ def _on(tokens: np.ndarray, curve: pd.DataFrame) -> np.ndarray:
 
 
 def maps(runs: Sequence[Run]) -> Figure:
-    """Draw the tying of every entry's first seed over the run, side by side."""
+    """Draw the tying of every variant's first seed over the run, side by side."""
     first = {run.label: run for run in reversed(runs)}
     chosen = [first[label] for label in dict.fromkeys(run.label for run in runs)]
     rows = -(-len(chosen) // _MAPS_PER_ROW)
     num_layers = len(chosen[0].history[0][1])
-    figure = _figure(5.2 * _MAPS_PER_ROW, rows * (0.9 + 0.3 * num_layers))
+    figure = figure_of(5.2 * _MAPS_PER_ROW, rows * (0.9 + 0.3 * num_layers))
     grid = np.atleast_1d(figure.subplots(rows, _MAPS_PER_ROW, squeeze=False)).ravel()
     for axes, run in zip(grid, chosen, strict=False):
         pointer_map.draw_on(axes, run.history)

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from experiments import plots
-from experiments.results import Run, entry_table, run_table
+from experiments.study import plots
+from experiments.study.intervals import written
+from experiments.study.results import Run, run_table, variant_table
 from tying.files import replacing, write_text
 
 _PAGE = jinja2.Template(
@@ -45,9 +47,9 @@ img { max-width: 100% } pre { background: #f5f5f5; padding: .7em; white-space: p
 def write_report(
     folder: Path, runs: Sequence[Run], failed: Sequence[str], baseline: str, clock: str, command: str
 ) -> pd.DataFrame:
-    """Write runs.csv, table.csv, table.md, the pictures and report.html; return the table of entries."""
+    """Write runs.csv, table.csv, table.md, the pictures and report.html; return the table of variants."""
     each = run_table(runs, clock)
-    table = entry_table(each, baseline)
+    table = variant_table(each, baseline)
     figures = {
         "pareto": plots.pareto(table, baseline),
         "curves": plots.curves(runs, baseline),
@@ -62,7 +64,7 @@ def write_report(
         with replacing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(data)
     page = _PAGE.render(
-        title=f"{len(table)} entries, {each['seed'].nunique()} seeds",
+        title=f"{len(table)} variants, {each['seed'].nunique()} seeds",
         command=command,
         notes=_notes(baseline, clock),
         failures=failed,
@@ -75,24 +77,25 @@ def write_report(
 
 
 def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
-    """Print the table of entries."""
+    """Print the table of variants within 80 columns; table.csv has the rest."""
+    shown = Table(box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     readable = _readable(table, baseline)
-    shown = Table()
-    for index, name in enumerate(readable.columns):
-        shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
-    for row in readable.itertuples(index=False):
-        shown.add_row(*map(str, row))
-    # Wider than the terminal where need be: cut figures help nobody.
-    Console(file=console.file, width=max(console.width, 240)).print(shown)
+    names = {"agent": "agent", "test loss": "loss", "difference": "difference", "block parameters": "share"}
+    names |= {"unique layers": "unique", "better in": "better"}
+    for name, title in names.items():
+        wide = name == "agent"
+        shown.add_column(title, justify="left" if wide else "right", overflow="fold", no_wrap=not wide, max_width=28 if wide else None)
+    for row in readable[list(names)].itertuples(index=False):
+        shown.add_row(*(Text(str(cell)) for cell in row))
+    console.print(shown)
 
 
 def _notes(baseline: str, clock: str) -> str:
     return (
         f"Differences are to {baseline}, paired by seed (same initial weights, same batches), in nats per token on the "
-        "test split, which no decision saw; in brackets the 95 % bootstrap interval of their mean. 'Equal time' is the "
-        "loss on the reward split when the first run of a seed ended, in seconds of "
-        f"{'wall time' if clock == 'wall_s' else 'processor time'}. table.csv also has Student's intervals, wider and with "
-        "few seeds the ones to trust."
+        "test split, which no decision saw; in brackets Student's 95 % interval of their mean, from three pairs on. 'Equal time' is "
+        "the loss on the reward split when the fastest run of a seed ended, in seconds of "
+        f"{'wall time, left out where runs of a seed were made under different load' if clock == 'wall_s' else 'processor time'}."
     )
 
 
@@ -101,16 +104,16 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     for row in table.to_dict("records"):
         rows.append(
             {
-                "agent": row["entry"],
+                "agent": row["variant"],
                 "seeds": str(row["seeds"]),
                 "unique layers": f"{row['num_unique_layers']:.1f}",
                 "changes": f"{row['changes']:.1f}",
                 "block parameters": f"{row['block_params_share']:.0%}",
                 "test loss": f"{row['test_loss']:.4f}",
-                "difference": _interval(row, "") if row["entry"] != baseline else "-",
-                "better in": f"{row['better_in']}/{row['pairs']}" if row["entry"] != baseline else "-",
+                "difference": _interval(row, "") if row["variant"] != baseline else "-",
+                "better in": f"{row['better_in']}/{row['pairs']}" if row["variant"] != baseline else "-",
                 "perplexity": f"{row['test_ppl']:.3f}",
-                "equal time": _interval(row, "equal_time_") if row["entry"] != baseline else "-",
+                "equal time": _interval(row, "equal_time_") if row["variant"] != baseline else "-",
                 "tokens/s": f"{row['tokens_per_s']:,.0f}",
                 "deciding": f"{row['decision_share']:.0%}",
                 "parameters": f"{row['trainable_params']:,.0f}",
@@ -120,15 +123,12 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def _interval(row: dict[str, float], prefix: str) -> str:
-    mean, low, high = (row[prefix + name] for name in ("difference", "low", "high"))
-    if not np.isfinite(mean):
-        return "-"
-    return f"{mean:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if np.isfinite(low) else "")
+    return written(*(row[prefix + name] for name in ("difference", "low", "high")))
 
 
 def _patterns(runs: pd.DataFrame) -> pd.DataFrame:
-    order = list(dict.fromkeys(runs["entry"]))
-    return runs.pivot(index="entry", columns="seed", values="pattern").loc[order]
+    order = list(dict.fromkeys(runs["variant"]))
+    return runs.pivot(index="variant", columns="seed", values="pattern").loc[order]
 
 
 def _png(figure: Figure) -> bytes:

@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 _DRIVERS = ("libcuda.so.1", "nvcuda.dll")
 
 
-def require_device(name: str) -> None:
+def require_device(name: str, flag: str = "trainer.device") -> None:
     """Check for a device's driver, without torch: a quick answer to a name that cannot work here.
+
+    Args:
+        name: As in `TrainerConfig.device`.
+        flag: What named it, for the error.
 
     Raises:
         InputError: If this machine surely does not have the device.
     """
-    if name == "mps" and sys.platform != "darwin":
-        raise InputError(f"trainer.device = {name!r}: this machine does not have it; try auto or cpu")
-    if name == "cuda" and not (_has_driver() or Path("/dev/kfd").exists()):
-        raise InputError(f"trainer.device = {name!r}: this machine does not have it; try auto or cpu")
+    missing = {"mps": sys.platform != "darwin", "cuda": not (_has_driver() or Path("/dev/kfd").exists())}
+    if missing.get(name, False):
+        raise InputError(f"{flag} = {name!r}: this machine does not have it; try auto or cpu")
 
 
 def _has_driver() -> bool:
@@ -35,7 +38,7 @@ def _has_driver() -> bool:
     return False
 
 
-def find_device(name: str) -> "torch.device":
+def find_device(name: str, flag: str = "trainer.device") -> "torch.device":
     """Return the device that a configuration names.
 
     Raises:
@@ -48,5 +51,5 @@ def find_device(name: str) -> "torch.device":
         name = next(kind for kind, available in there.items() if available)
     if not there[name]:
         here = ", ".join(kind for kind, available in there.items() if available)
-        raise InputError(f"trainer.device = {name!r}: this machine does not have it; it has {here}")
+        raise InputError(f"{flag} = {name!r}: this machine does not have it; it has {here}")
     return torch.device(name)
