@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from envs.tyingbench import BUDGETS, COLUMNS, FORMAT, Row
 from tying import Pointers
 from tying.files import write_json, write_text
+from tying.tyingbench import BUDGETS, COLUMNS, FORMAT, Row
 
 Loss = Callable[[Pointers, int, float], float]
 FACTS: dict[str, Any] = {"format": FORMAT, "vocab_size": 256}

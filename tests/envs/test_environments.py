@@ -59,13 +59,13 @@ def test_an_episode_is_one_run_of_the_budget() -> None:
 def test_reset_builds_nothing() -> None:
     env = LayerTyingEnv()
     env.reset(seed=0)
-    assert env.backend.trainer is None  # type: ignore[attr-defined]
+    assert env.simulator.trainer is None  # type: ignore[attr-defined]
     env.step(0)
-    finished = env.backend.trainer  # type: ignore[attr-defined]
+    finished = env.simulator.trainer  # type: ignore[attr-defined]
     env.reset(seed=0)
-    assert env.backend.trainer is finished  # type: ignore[attr-defined]
+    assert env.simulator.trainer is finished  # type: ignore[attr-defined]
     env.step(0)
-    assert env.backend.trainer is not finished  # type: ignore[attr-defined]
+    assert env.simulator.trainer is not finished  # type: ignore[attr-defined]
 
 
 def test_frozen_pointers_do_not_move_and_masks_say_so() -> None:
@@ -99,25 +99,25 @@ def test_observations_by_index() -> None:
     np.testing.assert_allclose(observation[6::7], [1, 1, 0, 0])
     np.testing.assert_allclose(observation[7::7], [0, 1, 0, 0])
     np.testing.assert_allclose(observation[8::7], 0)
-    following, _, _, _, info = env.step(1)
-    assert following[0] == pytest.approx(0.9)
-    assert following[1] == pytest.approx(info["reward_loss"] / np.log(256), rel=1e-5)
-    assert following[3] == pytest.approx(info["param_share"])
-    assert following[8::7].max() == pytest.approx(1.0)
-    assert following[9 + 7 * 2] == 1.0
-    np.testing.assert_allclose([following[10::7], following[11::7]], 0)
-    assert env.observation_space.contains(following)
+    next_observation, _, _, _, info = env.step(1)
+    assert next_observation[0] == pytest.approx(0.9)
+    assert next_observation[1] == pytest.approx(info["reward_loss"] / np.log(256), rel=1e-5)
+    assert next_observation[3] == pytest.approx(info["param_share"])
+    assert next_observation[8::7].max() == pytest.approx(1.0)
+    assert next_observation[9 + 7 * 2] == 1.0
+    np.testing.assert_allclose([next_observation[10::7], next_observation[11::7]], 0)
+    assert env.observation_space.contains(next_observation)
 
 
 def test_gradient_statistics_are_observed_when_asked_for() -> None:
     env = LayerTyingEnv(initial_pointers="0 0 0 3", gradient_statistics=True)
     observation, _ = env.reset(seed=0)
     np.testing.assert_allclose([observation[10::7], observation[11::7]], 0)
-    following, *_ = env.step(0)
-    assert following[10] == 0
-    assert following[11 + 7 * 3] == 1
-    assert all(0 < abs(following[index]) < 1 for index in (10 + 7, 10 + 7 * 2, 11, 11 + 7, 11 + 7 * 2))
-    assert env.observation_space.contains(following)
+    next_observation, *_ = env.step(0)
+    assert next_observation[10] == 0
+    assert next_observation[11 + 7 * 3] == 1
+    assert all(0 < abs(next_observation[index]) < 1 for index in (10 + 7, 10 + 7 * 2, 11, 11 + 7, 11 + 7 * 2))
+    assert env.observation_space.contains(next_observation)
 
 
 def test_gradient_statistics_leave_the_run_as_it_is() -> None:
@@ -172,7 +172,7 @@ def test_a_model_of_one_layer_has_nothing_to_decide() -> None:
 
 def test_the_formula_knows_its_best_pattern() -> None:
     env = FormulaTyingEnv(num_layers=5, best="0 1 1 0 4")
-    losses = {p: env.backend.loss(p, 0.5) for p in Pointers.all(5)}  # type: ignore[attr-defined]
+    losses = {p: env.simulator.loss(p, 0.5) for p in Pointers.all(5)}  # type: ignore[attr-defined]
     assert min(losses, key=lambda p: losses[p]) == env.best
     assert sorted(losses.values())[1] > losses[env.best]
     assert distance(Pointers((0, 0, 0)), Pointers((0, 1, 2))) == 1

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -9,39 +11,55 @@ import numpy as np
 import pytest
 
 from envs import FormulaTyingEnv, LayerTyingEnv
-from envs.reward import Outcome, Reward, RewardConfig
+from envs.reward import REWARDS, Reward, RewardConfig, kind
 from tying import Pointers
 from tying.errors import InputError
-from tying.records import Window
 from tying.sharing import trainable_params
+from tying.training.record import StepRecord
 
 
-def outcome(
+def record(
     loss: float = 2.0, last_loss: float = 2.0, share: float = 0.1, before: float = 1.0, fork_loss: float | None = 2.1
-) -> Outcome:
-    window = Window(10, 100, 2.5, last_loss, loss, block_params=30, independent_block_params=60, fork_loss=fork_loss)
-    return Outcome(previous_loss=2.3, previous_share=before, window=window, window_share=share)
+) -> StepRecord:
+    """Return a window that halves the share of parameters."""
+    tied = Pointers((0, 0))
+    return StepRecord(
+        decision=0,
+        iteration=10,
+        num_iterations=10,
+        pointers=tied,
+        previous_pointers=tied,
+        window_share=share,
+        previous_loss=2.3,
+        previous_share=before,
+        train_loss=2.5,
+        last_loss=last_loss,
+        reward_loss=loss,
+        fork_loss=fork_loss,
+        block_params=30,
+        independent_block_params=60,
+    )
 
 
-def terms(outcome: Outcome, **settings: Any) -> dict[str, float]:
-    return Reward(RewardConfig(**settings)).terms(outcome)
+def terms(record: StepRecord, **settings: Any) -> Mapping[str, float]:
+    return Reward(RewardConfig(**settings)).rewarded(record).reward_terms
 
 
-def test_improvement_is_the_fall_of_log_perplexity_less_the_price_of_added_parameters() -> None:
-    found = terms(outcome(), name="improvement", param_weight=0.4)
+def test_improvement_is_the_fall_of_log_perplexity_less_the_charge_for_added_parameters() -> None:
+    found = terms(record(), name="improvement", param_weight=0.4)
     assert found == pytest.approx({"improvement": 0.3, "params": 0.4 * 0.5})
-    assert terms(outcome(before=0.25), param_weight=0.4)["params"] == pytest.approx(-0.4 * 0.25)
+    assert terms(record(before=0.25), param_weight=0.4)["params"] == pytest.approx(-0.4 * 0.25)
 
 
 def test_fork_is_what_the_change_made_better_than_no_change() -> None:
-    found = terms(outcome(), name="fork", param_weight=0.4)
+    found = terms(record(), name="fork", param_weight=0.4)
     assert found == pytest.approx({"fork": 0.1, "params": 0.4 * 0.5})
     assert Reward(RewardConfig(name="fork")).needs_fork
     assert not Reward(RewardConfig(name="improvement")).needs_fork
 
 
-def test_level_is_the_loss_weighed_by_the_window_and_so_is_its_price() -> None:
-    found = terms(outcome(), name="level", param_weight=0.4)
+def test_level_is_the_loss_weighed_by_the_window_and_so_is_its_charge() -> None:
+    found = terms(record(), name="level", param_weight=0.4)
     assert found == pytest.approx({"level": -0.2, "params": -0.4 * 0.5 * 0.1})
 
 
@@ -51,41 +69,41 @@ def test_rewards_of_a_run_add_up_to_its_whole_however_it_is_cut() -> None:
         reward = Reward(RewardConfig(param_weight=0.2))
         total = 0.0
         for (loss, params), (after, params_after) in itertools.pairwise(curve[::stride]):
-            window = Window(1, 1, after, after, after, params_after, 60)
-            total += sum(reward.terms(Outcome(loss, params / 60, window, stride / 4)).values())
+            window = replace(record(after), previous_loss=loss, previous_share=params / 60, block_params=params_after)
+            total += reward.rewarded(replace(window, window_share=stride / 4)).reward
         assert total == pytest.approx((5.0 - 3.1) - 0.2 * (20 / 60 - 1))
 
 
 @pytest.mark.parametrize(("perplexity", "reward"), [(3.0, -3.0), (9.99, -9.99), (11.0, -10.0), (1e30, -10.0)])
 def test_paper_is_clipped_minus_perplexity_of_the_training_batch(perplexity: float, reward: float) -> None:
-    assert terms(outcome(last_loss=math.log(perplexity)), name="paper") == pytest.approx({"paper": reward})
+    assert terms(record(last_loss=math.log(perplexity)), name="paper") == pytest.approx({"paper": reward})
 
 
 def test_baseline_is_the_moving_average_of_the_rewards_before() -> None:
     reward = Reward(RewardConfig(param_weight=0.0, baseline=0.75))
     losses = [2.0, 1.9, 2.3]  # rewards 0.3, 0.4, 0.0
     for _ in range(2):
-        found = [reward.terms(outcome(loss)) for loss in losses]
+        found = [reward.rewarded(record(loss)).reward_terms for loss in losses]
         assert [terms["baseline"] for terms in found] == pytest.approx([0.0, -0.3, -0.325])
         assert [terms["improvement"] for terms in found] == pytest.approx([0.3, 0.4, 0.0])
         reward.begin()
 
 
-def test_without_a_target_the_price_stays() -> None:
+def test_without_a_target_the_weight_stays() -> None:
     reward = Reward(RewardConfig(param_weight=0.3))
-    reward.terms(outcome())
+    reward.rewarded(record())
     assert reward.param_weight == 0.3
 
 
-def test_the_price_rises_above_the_target_and_falls_below_it_to_zero_at_most() -> None:
+def test_the_weight_rises_above_the_target_and_falls_below_it_to_zero_at_most() -> None:
     reward = Reward(RewardConfig(param_weight=0.1, param_target=0.4, dual_rate=0.5))
-    assert reward.terms(outcome())["params"] == pytest.approx(0.1 * 0.5)
+    assert reward.rewarded(record()).reward_terms["params"] == pytest.approx(0.1 * 0.5)
     assert reward.param_weight == pytest.approx(0.15)
-    assert reward.terms(outcome())["params"] == pytest.approx(0.15 * 0.5)
+    assert reward.rewarded(record()).reward_terms["params"] == pytest.approx(0.15 * 0.5)
     reward.begin()
     assert reward.param_weight == 0.1
     low = Reward(RewardConfig(param_weight=0.1, param_target=1.0, dual_rate=0.5))
-    low.terms(outcome())
+    low.rewarded(record())
     assert low.param_weight == 0.0
 
 
@@ -98,16 +116,16 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
 @pytest.mark.parametrize("gap", [0.3, 1.0])
 @pytest.mark.parametrize("param_target", [0.34, 0.5])
 @pytest.mark.parametrize("num_decisions", [60, 100])
-def test_the_price_steers_a_greedy_policy_to_the_target(gap: float, param_target: float, num_decisions: int) -> None:
-    """The policy takes what pays most at once. Priced at 0.1 for good, it would keep a share of 0.83 or 1."""
+def test_the_weight_steers_a_greedy_policy_to_the_target(gap: float, param_target: float, num_decisions: int) -> None:
+    """The policy takes the best reward at once. With a weight of 0.1 throughout, it would keep a share of 0.83 or 1."""
     reward = {"param_weight": 0.1, "param_target": param_target}
     env = FormulaTyingEnv(best="independent", gap=gap, num_decisions=num_decisions, action_mode="joint", reward=reward)
     env.reset(seed=0)
-    losses = {pointers: env.backend.loss(pointers, 1.0) for pointers in Pointers.all(6)}  # type: ignore[attr-defined]
+    losses = {pointers: env.simulator.loss(pointers, 1.0) for pointers in Pointers.all(6)}  # type: ignore[attr-defined]
     shares = []
     for _ in range(num_decisions):
-        price = env.reward.param_weight
-        choice = min(losses, key=lambda p: losses[p] + price * env.backend.param_share(p))
+        weight = env.reward.param_weight
+        choice = min(losses, key=lambda p: losses[p] + weight * env.simulator.param_share(p))
         shares.append(env.step(np.array(choice))[4]["param_share"])
     assert shares[0] > 0.8
     assert np.mean(shares[-20:]) == pytest.approx(param_target, abs=0.03)
@@ -121,7 +139,7 @@ def play(env: gymnasium.Env[Any, Any], actions: list[Any]) -> list[dict[str, Any
     return [env.step(np.asarray(action))[4] for action in actions]
 
 
-def test_the_return_of_a_run_is_its_improvement_less_the_price_of_its_final_share() -> None:
+def test_the_return_of_a_run_is_its_improvement_less_the_charge_for_its_final_share() -> None:
     env = LayerTyingEnv(initial_pointers="0 1 1 3", reward={"param_weight": 0.5}, trainer={"iterations": 12})
     infos = play(env, [0, 0, 3])
     total = sum(sum(info["reward_terms"].values()) for info in infos)
@@ -131,13 +149,13 @@ def test_the_return_of_a_run_is_its_improvement_less_the_price_of_its_final_shar
 
 
 @pytest.mark.parametrize("name", ["improvement", "fork"])
-def test_the_price_of_a_decision_is_paid_at_once_and_once(name: str) -> None:
+def test_a_decision_is_charged_at_once_and_once(name: str) -> None:
     env = FormulaTyingEnv(num_layers=4, reward={"name": name, "param_weight": 0.4}, freeze_after=0.15)
     infos = play(env, [0, 2, 0, 0, 0])
     assert [info["reward_terms"]["params"] for info in infos] == pytest.approx([0.1, 0.0, 0.1, 0.0, 0.0])
 
 
-def test_the_price_in_force_is_told() -> None:
+def test_the_weight_in_force_is_told() -> None:
     env = FormulaTyingEnv(num_layers=4, reward={"param_weight": 0.1, "param_target": 0.5, "dual_rate": 0.2})
     infos = play(env, [0, 2])
     assert [info["param_weight"] for info in infos] == pytest.approx([0.1, 0.1 + 0.2 * 0.25])
@@ -149,11 +167,11 @@ def test_the_price_in_force_is_told() -> None:
 def test_the_share_is_known_before_anything_is_built(binding: dict[str, Any]) -> None:
     env = LayerTyingEnv(initial_pointers="0 1 1 0", binding=binding, action_mode="joint", reward={"param_weight": 1.0})
     observation, _ = env.reset(seed=0)
-    assert env.backend.trainer is None  # type: ignore[attr-defined]
+    assert env.simulator.trainer is None  # type: ignore[attr-defined]
     info = env.step(np.array([0, 1, 1, 0]))[4]
     assert observation[3] == pytest.approx(info["param_share"])
     assert info["reward_terms"]["params"] == 0
-    made = env.backend.trainer.binding  # type: ignore[attr-defined]
+    made = env.simulator.trainer.binding  # type: ignore[attr-defined]
     counted = {p: trainable_params(made.blocks[0], made.shared_names, p) for p in Pointers.all(4)}
     for pointers, count in counted.items():
         made.rebind(pointers)
@@ -178,7 +196,7 @@ def test_forks_leave_the_run_as_it_is() -> None:
     plain, forked = (play(env, actions) for env in runs)
     keys = ("pointers", "reward_loss", "train_loss", "iteration")
     assert [[info[key] for key in keys] for info in plain] == [[info[key] for key in keys] for info in forked]
-    states = [env.backend.trainer.state_dict() for env in runs]  # type: ignore[attr-defined]
+    states = [env.simulator.trainer.state_dict() for env in runs]  # type: ignore[attr-defined]
     for part in ("model", "optimizer"):
         assert states[0][part].keys() == states[1][part].keys()
         assert all(states[0][part][name].equal(states[1][part][name]) for name in states[0][part])
@@ -195,7 +213,7 @@ def test_the_fork_is_the_run_that_changed_nothing() -> None:
 def test_a_decision_that_changes_nothing_earns_exactly_nothing() -> None:
     env = LayerTyingEnv(reward={"name": "fork"}, **FORKED)
     seen = []
-    env.backend.on_iteration = lambda done: seen.append(done.iteration)  # type: ignore[attr-defined]
+    env.simulator.on_iteration = lambda done: seen.append(done.iteration)  # type: ignore[attr-defined]
     infos = play(env, [0, 1, 3, 0])
     assert [info["reward_terms"] == {"fork": 0.0, "params": 0.0} for info in infos] == [True, False, True, True]
     assert seen == list(range(1, 17))

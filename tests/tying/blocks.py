@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from tying.models import GPT, GPTConfig, build
+from tying.models.config import GPTConfig
+from tying.models.gpt import GPT
 
 VOCAB = 11
 
@@ -11,7 +12,7 @@ VOCAB = 11
 def tiny_gpt(num_layers: int = 6, seed: int = 0, **shape: object) -> GPT:
     """Return a GPT of a few thousand parameters in float64."""
     sizes = {"num_layers": num_layers, "num_heads": 2, "width": 8, "context": 8, **shape}
-    return build(GPTConfig(**sizes), VOCAB, seed).double()  # type: ignore[arg-type]
+    return GPT(GPTConfig(**sizes), VOCAB, seed).double()  # type: ignore[arg-type]
 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,7 @@ def step(model: GPT, optimizer: torch.optim.Optimizer, seed: int = 0) -> float:
 
 
 def slots(block: nn.Module) -> dict[str, nn.Parameter]:
-    """Return every place of a block where a parameter hangs, shared ones included under every name."""
+    """Return all parameters of a block by name, shared ones under every name."""
     return dict(block.named_parameters(remove_duplicate=False))
 
 

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tying import LayerBinding, Pointers
 from tying.errors import InputError
-from tying.models import GPT
-from tying.statistics import training_bytes
+from tying.models.gpt import GPT
+from tying.training.layer_statistics import training_bytes
 
 PARTITIONS = list(Pointers.all(6))
 CHAINS = st.lists(st.sampled_from(PARTITIONS), min_size=1, max_size=30)
@@ -122,7 +122,7 @@ def test_tied_gradients_against_the_untied_model_in_every_partition(gradient: st
 @pytest.mark.parametrize("recompute", [False, True])
 def test_root_only_holds_under_recomputation_and_restores_parameters_after_an_error(recompute: bool) -> None:
     model = tiny_gpt(3)
-    model.set_recompute(recompute)
+    model.recompute = recompute
     LayerBinding(model.h, gradient="root_only").rebind((0, 0, 0))
     expected = gradients_of(untied_twin(model))[0]
     for name, found in gradients_of(model)[0].items():

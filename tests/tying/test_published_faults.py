@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from blocks import adamw, batch, slots, step, storages, tiny_gpt
-from corpus import made_up_data
+from corpus import made_up_task
 
 from envs import FormulaTyingEnv
-from tying import LayerBinding, Pointers, Trainer, checkpoint
-from tying.models import GPTConfig
-from tying.optim import OptimConfig
-from tying.statistics import training_bytes
-from tying.trainer import TrainerConfig
+from tying import LayerBinding, Pointers, Trainer
+from tying.models.config import GPTConfig
+from tying.training import checkpoint
+from tying.training.config import OptimConfig, TrainerConfig
+from tying.training.layer_statistics import training_bytes
 
 
 def small_trainer(optim: OptimConfig | None = None, precision: str = "fp32") -> Trainer:
     config = TrainerConfig(iterations=20, batch_size=4, device="cpu", precision=precision)  # type: ignore[arg-type]
-    return Trainer(made_up_data(), GPTConfig(num_layers=3, num_heads=2, width=16, context=16), config, optim)
+    return Trainer(made_up_task(GPTConfig(num_layers=3, num_heads=2, width=16, context=16)), config, optim)
 
 
 def test_fault_01_untying_gives_back_weights_of_its_own() -> None:

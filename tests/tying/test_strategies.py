@@ -70,30 +70,30 @@ def test_every_name_has_an_example() -> None:
 
 
 def test_share_then_unshare_unties_at_its_share_of_the_run() -> None:
-    schedule = strategies.schedule("share_then_unshare:30", 4)
+    schedule = strategies.make_schedule("share_then_unshare:30", 4)
     assert schedule.at(0.0) == schedule.at(0.29) == (0, 0, 0, 0)
     assert schedule.at(0.3) == schedule.at(1.0) == (0, 1, 2, 3)
 
 
 def test_a_pattern_is_a_schedule_of_one_stage() -> None:
-    schedule = strategies.schedule("cycle:2", 4)
+    schedule = strategies.make_schedule("cycle:2", 4)
     assert schedule.at(0.0) == schedule.at(1.0) == (0, 1, 0, 1)
 
 
 def test_tie_after_ties_at_its_share_of_the_run() -> None:
-    schedule = strategies.schedule("tie_after:25:sequence:2", 4)
+    schedule = strategies.make_schedule("tie_after:25:sequence:2", 4)
     assert schedule.at(0.0) == schedule.at(0.249) == (0, 1, 2, 3)
     assert schedule.at(0.25) == schedule.at(1.0) == (0, 0, 2, 2)
 
 
 def test_untie_after_unties_at_its_share_of_the_run() -> None:
-    schedule = strategies.schedule("untie_after:75:0 1 0 1", 4)
+    schedule = strategies.make_schedule("untie_after:75:0 1 0 1", 4)
     assert schedule.at(0.0) == schedule.at(0.749) == (0, 1, 0, 1)
     assert schedule.at(0.75) == schedule.at(1.0) == (0, 1, 2, 3)
 
 
 def test_share_then_unshare_is_untie_after_from_all_tied() -> None:
-    assert strategies.schedule("share_then_unshare:40", 5) == strategies.schedule("untie_after:40:all_tied", 5)
+    assert strategies.make_schedule("share_then_unshare:40", 5) == strategies.make_schedule("untie_after:40:all_tied", 5)
 
 
 @pytest.mark.parametrize("time", ["", ":0", ":100", ":x", ":-3", ":1.5"])
@@ -102,7 +102,7 @@ def test_share_then_unshare_is_untie_after_from_all_tied() -> None:
 )
 def test_schedules_without_a_time_are_refused(name: str, pattern: str, time: str) -> None:
     with pytest.raises(InputError):
-        strategies.schedule(f"{name}{time}{pattern}", 4)
+        strategies.make_schedule(f"{name}{time}{pattern}", 4)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_schedules_without_a_time_are_refused(name: str, pattern: str, time: str
 )
 def test_schedules_of_wrong_arguments_say_what_is_wrong(text: str, part: str) -> None:
     with pytest.raises(InputError) as caught:
-        strategies.schedule(text, 4)
+        strategies.make_schedule(text, 4)
     (line,) = caught.value.lines
     assert part in line
 

@@ -9,8 +9,8 @@ import pytest
 
 import agents
 import envs  # noqa: F401 (registers the environments)
-from agents.bandit import Change, Worth
 from agents.base import masks_of
+from agents.extra.bandit import Change, Worth
 from tying import Pointers
 
 BANDITS = ["thompson", "ucb"]
@@ -85,7 +85,7 @@ def test_without_masks_an_action_means_what_the_environment_makes_of_it() -> Non
     before = agent.diagnostics(observation, masks_of(env))["gain"]
     for _ in range(3):
         agent._baseline.update(0.0)
-    following, *_ = env.step(action)
-    agent.learn_from(observation, action, 1.0, following, False)
+    next_observation, *_ = env.step(action)
+    agent.learn_from(observation, action, 1.0, next_observation, False)
     after = agent.diagnostics(observation, masks_of(env))["gain"]
     assert before[action] == 0 < after[action] == after[action - 3]

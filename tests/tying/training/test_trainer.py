@@ -6,14 +6,14 @@ import shutil
 
 import pytest
 import torch
-from corpus import made_up_data
+from corpus import made_up_task
 
 from tying import Pointers, Trainer
 from tying.errors import DivergenceError, InputError
-from tying.models import GPTConfig
-from tying.optim import OptimConfig, learning_rate
-from tying.statistics import gradient_norms, similarities
-from tying.trainer import BindingConfig, TrainerConfig
+from tying.models.config import GPTConfig
+from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
+from tying.training.layer_statistics import gradient_norms, similarities
+from tying.training.optim import learning_rate
 
 MODEL = GPTConfig(num_layers=3, num_heads=2, width=16, context=16)
 DROPOUT = GPTConfig(num_layers=3, num_heads=2, width=16, context=16, dropout=0.2)
@@ -21,7 +21,7 @@ DROPOUT = GPTConfig(num_layers=3, num_heads=2, width=16, context=16, dropout=0.2
 
 def trainer(model: GPTConfig = MODEL, seed: int = 0, optim: OptimConfig | None = None, **options: object) -> Trainer:
     config = TrainerConfig(**{"iterations": 60, "batch_size": 4, "device": "cpu", **options})  # type: ignore[arg-type]
-    return Trainer(made_up_data(), model, config, optim or OptimConfig(learning_rate=1e-2), seed=seed)
+    return Trainer(made_up_task(model), config, optim or OptimConfig(learning_rate=1e-2), seed=seed)
 
 
 def losses(made: Trainer, count: int = 10) -> list[float]:
@@ -67,7 +67,7 @@ def test_tying_changes_no_initial_weights_of_roots() -> None:
         assert torch.equal(parameter, of_free[name])
 
 
-def test_a_saved_state_goes_on_bit_by_bit() -> None:
+def test_a_saved_state_continues_bit_by_bit() -> None:
     whole = trainer(DROPOUT)
     whole.train(5)
     whole.rebind((0, 1, 1))
@@ -106,7 +106,7 @@ def test_evaluation_uses_no_dropout_and_changes_nothing() -> None:
 
 def test_evaluation_of_a_whole_split_is_the_mean_over_all_tokens() -> None:
     made = trainer()
-    tokens = torch.from_numpy(made.data.splits["test"].astype("int64"))
+    tokens = torch.from_numpy(made.task.data.splits["test"].astype("int64"))
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(tokens) - 1, 16):
@@ -186,9 +186,8 @@ def test_statistics_know_tied_layers() -> None:
 
 
 def test_the_binding_follows_its_settings() -> None:
-    data = made_up_data()
     config = TrainerConfig(iterations=10, batch_size=4, device="cpu")
-    made = Trainer(data, MODEL, config, binding=BindingConfig(share="attention", gradient="mean"))
+    made = Trainer(made_up_task(MODEL), config, binding=BindingConfig(share="attention", gradient="mean"))
     made.rebind((0, 0, 0))
     made.train(2)
     assert made.model.h[2].attn.qkv.weight is made.model.h[0].attn.qkv.weight
@@ -213,8 +212,7 @@ def test_compiled_blocks_agree_and_are_compiled_once(gradient: str, num_graphs: 
     torch._dynamo.utils.counters.clear()
     compiled, plain = (
         Trainer(
-            made_up_data(),
-            MODEL,
+            made_up_task(MODEL),
             TrainerConfig(iterations=60, batch_size=4, device="cpu", compile=compile),
             binding=BindingConfig(gradient=gradient),  # type: ignore[arg-type]
         )

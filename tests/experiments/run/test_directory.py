@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tying.records import FORMAT, Decision, RunDirectory, Window, made_by, perplexity, window_of
 
 from tying import records
 from tying.errors import InputError
 from tying.pointers import Pointers
-from tying.records import FORMAT, Decision, RunDirectory, Window, made_by, perplexity, window_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 WINDOW = Window(8, 2048, 4.1, 4.0, 3.9, 100, 400, (0.1, 0.2), (0.0, 1.0))

@@ -16,17 +16,18 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from envs import tyingbench
-from envs.presets import Setup
-from envs.tyingbench import BUDGETS, COLUMNS, DEFAULT, FOLDER, Row, Split, TyingBench, names, read_rows
+from envs.config import TrainingConfig
 from tests.envs.tables import FACTS, loss_of, make_rows, write_table
-from tying import Pointers, models, strategies
+from tying import Pointers, Trainer, strategies, tasks, tyingbench
 from tying.config import build
 from tying.errors import InputError
+from tying.models.base import num_params
+from tying.models.gpt import GPT
+from tying.tyingbench import BUDGETS, COLUMNS, DEFAULT, FOLDER, Row, Split, TyingBench, names, read_rows
 
 ROWS = make_rows()
 PATTERNS = list(Pointers.all(3))
-prices = st.floats(0, 2)
+weights = st.floats(0, 2)
 budgets = st.sampled_from(BUDGETS)
 
 
@@ -51,11 +52,11 @@ def refused(action: Callable[[], object]) -> str:
     return line
 
 
-def objective(pattern: Pointers, price: float, budget: float, split: Split = "test") -> float:
+def objective(pattern: Pointers, weight: float, budget: float, split: Split = "test") -> float:
     """Return a pattern's objective, from the rows themselves."""
     rows = [row for row in ROWS if row.pointers == pattern and row.budget == budget]
     losses = [row.test_loss if split == "test" else row.reward_loss for row in rows]
-    return sum(losses) / len(losses) + price * rows[0].block_params / 3000
+    return sum(losses) / len(losses) + weight * rows[0].block_params / 3000
 
 
 # What is in a table.
@@ -65,7 +66,7 @@ def test_a_table_knows_what_is_in_it() -> None:
     bench = small()
     assert bench.patterns == tuple(PATTERNS)
     assert (bench.num_layers, bench.seeds, bench.budgets) == (3, (0, 1, 2), (0.25, 0.5, 1.0))
-    assert bench.uniform_loss == math.log(256)
+    assert bench.uninformed_loss == math.log(256)
     assert bench.facts == FACTS
     assert bench.param_shares.tolist() == [1 / 3, 2 / 3, 2 / 3, 2 / 3, 1]
 
@@ -154,38 +155,38 @@ def test_a_query_without_a_seed_is_the_mean_over_seeds() -> None:
             assert found["tokens"] == rows[0].tokens
 
 
-@given(price=prices, budget=budgets)
-def test_places_and_regrets_are_those_of_brute_force(price: float, budget: float) -> None:
+@given(weight=weights, budget=budgets)
+def test_places_and_regrets_are_those_of_brute_force(weight: float, budget: float) -> None:
     bench = small()
-    values = {pattern: objective(pattern, price, budget) for pattern in PATTERNS}
+    values = {pattern: objective(pattern, weight, budget) for pattern in PATTERNS}
     in_order = sorted(values, key=lambda pattern: values[pattern])
     assume(all(values[b] - values[a] > 1e-9 for a, b in pairwise(in_order)))  # equals have a test of their own
     low, high = values[in_order[0]], values[in_order[-1]]
-    assert bench.objectives(price, budget) == pytest.approx(list(values.values()))
-    assert bench.objectives(price, budget, "reward") == pytest.approx(
-        [objective(p, price, budget, "reward") for p in PATTERNS]
+    assert bench.objectives(weight, budget) == pytest.approx(list(values.values()))
+    assert bench.objectives(weight, budget, "reward") == pytest.approx(
+        [objective(p, weight, budget, "reward") for p in PATTERNS]
     )
-    assert bench.best(price, budget) == in_order[0]
+    assert bench.best(weight, budget) == in_order[0]
     for place, pattern in enumerate(in_order, start=1):
-        assert bench.rank(pattern, price, budget) == place
-        assert bench.regret(pattern, price, budget) == pytest.approx(values[pattern] - low, abs=1e-12)
+        assert bench.rank(pattern, weight, budget) == place
+        assert bench.regret(pattern, weight, budget) == pytest.approx(values[pattern] - low, abs=1e-12)
         share = (values[pattern] - low) / (high - low)
-        assert bench.normalised_regret(pattern, price, budget) == pytest.approx(share, abs=1e-9)
+        assert bench.normalised_regret(pattern, weight, budget) == pytest.approx(share, abs=1e-9)
 
 
-@given(price=prices, budget=budgets)
-def test_regret_is_nothing_for_the_best_and_one_for_the_worst(price: float, budget: float) -> None:
+@given(weight=weights, budget=budgets)
+def test_regret_is_nothing_for_the_best_and_one_for_the_worst(weight: float, budget: float) -> None:
     bench = small()
-    best = bench.best(price, budget)
-    assert bench.rank(best, price, budget) == 1
-    assert bench.regret(best, price, budget) == bench.normalised_regret(best, price, budget) == 0
-    worst = max(PATTERNS, key=lambda pattern: bench.regret(pattern, price, budget))
-    assert bench.normalised_regret(worst, price, budget) == 1
-    assert bench.rank(worst, price, budget) > 1
-    assert all(0 <= bench.normalised_regret(pattern, price, budget) <= 1 for pattern in PATTERNS)
+    best = bench.best(weight, budget)
+    assert bench.rank(best, weight, budget) == 1
+    assert bench.regret(best, weight, budget) == bench.normalised_regret(best, weight, budget) == 0
+    worst = max(PATTERNS, key=lambda pattern: bench.regret(pattern, weight, budget))
+    assert bench.normalised_regret(worst, weight, budget) == 1
+    assert bench.rank(worst, weight, budget) > 1
+    assert all(0 <= bench.normalised_regret(pattern, weight, budget) <= 1 for pattern in PATTERNS)
 
 
-def test_a_price_moves_the_best_towards_few_parameters() -> None:
+def test_a_weight_moves_the_best_towards_few_parameters() -> None:
     assert small().best(0.0).num_unique == 3
     assert small().best(10.0).num_unique == 1
 
@@ -298,7 +299,76 @@ def test_an_empty_file_is_refused(table: Path) -> None:
 @pytest.mark.parametrize("found", [0, 2, None])
 def test_a_table_of_another_format_is_refused(tmp_path: Path, found: int | None) -> None:
     path = write_table(tmp_path / "mine.csv", ROWS, format=found)
-    assert refused(lambda: TyingBench.load(path)) == f"{path}: written by format {found}, this version reads format 1"
+    assert (
+        refused(lambda: TyingBench.load(path))
+        == f"{path.with_suffix('.json')}: written by format {found}, this version reads format 1"
+    )
+
+
+@pytest.mark.parametrize("facts", ["[]", "3", "null", '"text"', '{"format": 1}', '{"format": 1, "vocab_size": "256"}'])
+def test_damaged_facts_of_a_table_are_refused(table: Path, facts: str) -> None:
+    table.with_suffix(".json").write_text(facts)
+    assert refused(lambda: TyingBench.load(table)).startswith(f"{table.with_suffix('.json')}: ")
+
+
+def test_a_table_of_one_pattern_is_refused() -> None:
+    assert refused(lambda: TyingBench(make_rows(num_layers=1), FACTS)) == (
+        "a table has rows of one number of layers, at least 2; here are 1"
+    )
+
+
+def test_a_table_whose_patterns_are_all_equal_has_no_regret() -> None:
+    bench = TyingBench(make_rows(loss=lambda *_: 2.0), FACTS)
+    assert [bench.normalised_regret(pattern) for pattern in bench.patterns] == [0.0] * 5
+    assert [bench.rank(pattern) for pattern in bench.patterns] == [1] * 5
+
+
+@pytest.mark.parametrize("num_layers", [13, 25])
+def test_a_table_of_too_many_layers_is_refused_at_once(num_layers: int) -> None:
+    """Their patterns are counted, not enumerated: there are 27,644,437 of 13 layers."""
+    row = replace(ROWS[0], pointers=Pointers.independent(num_layers))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pointers, "all", lambda *_: pytest.fail("patterns were enumerated"))
+        assert "patterns, 1 seeds and 1 budgets has" in refused(lambda: TyingBench([row]))
+    assert tyingbench._bell(13) == 27_644_437
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("block_params", 0), ("test_loss", -1.0), ("reward_loss", -0.1), ("seconds", -3.0), ("budget", 2.0), ("budget", -1.0)],
+)
+def test_figures_that_no_training_has_are_refused(table: Path, name: str, value: float) -> None:
+    cells = dict(zip(COLUMNS, ROWS[3].to_text(), strict=True)) | {name: str(value)}
+    lines = table.read_text().split("\n")
+    lines[4] = ",".join(cells.values())
+    table.write_text("\n".join(lines))
+    assert refused(lambda: TyingBench.load(table)).startswith(f"{table}: line 5 is damaged ({name} = ")
+
+
+@pytest.mark.parametrize("size", [None, 0, -3, 1, "x", 2.5, True])
+def test_a_vocabulary_that_is_none_is_refused(tmp_path: Path, size: object) -> None:
+    path = write_table(tmp_path / "mine.csv", ROWS, vocab_size=size)
+    line = f"{path.with_suffix('.json')}: vocab_size = {size!r}: expected a whole number of at least 2"
+    assert refused(lambda: TyingBench.load(path)) == line
+
+
+def test_a_table_that_ends_early_is_refused() -> None:
+    line = refused(lambda: TyingBench(make_rows(budgets=(0.25, 0.5))))
+    assert line == "a table has rows of the whole run (budget 1); these end at budget 0.5"
+
+
+@pytest.mark.parametrize("table", ["a" * 300, "\0", "", 5, None, ["x"]])
+def test_names_that_no_table_can_have_are_refused(table: Any) -> None:
+    assert "table" in refused(lambda: TyingBench.load(table))
+
+
+def test_patterns_may_be_given_as_text() -> None:
+    bench = small()
+    for text in ("0 1 1", "011", "private_first"):
+        assert bench.index(text) == PATTERNS.index(Pointers((0, 1, 1)))
+        assert bench.query(text) == bench.query((0, 1, 1))
+        assert bench.rank(text) == bench.rank((0, 1, 1)) and bench.regret(text, 0.1) == bench.regret((0, 1, 1), 0.1)
+    assert "are for 2 layers, the model has 3" in refused(lambda: bench.index("0 1"))
 
 
 def test_a_table_without_its_facts_is_refused(table: Path) -> None:
@@ -328,14 +398,19 @@ def test_shipped_tables_go_by_their_names(shelf: Path, tmp_path: Path, monkeypat
     assert TyingBench.load("own.csv").num_layers == 4
 
 
-@pytest.mark.parametrize(("name", "hint"), [("shakspeare-3", "did you mean 'shakespeare-3'? "), ("zzz", "")])
-def test_a_name_that_is_none_is_refused_with_the_nearest(shelf: Path, name: str, hint: str) -> None:
-    allowed = "allowed: poe-2, shakespeare-3, or the path of a CSV file"
-    assert refused(lambda: TyingBench.load(name)) == f"no table {name!r}: {hint}{allowed}"
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("shakspeare-3", "did you mean 'shakespeare-3'?"),
+        ("zzz", "allowed are poe-2, shakespeare-3, or the path of a CSV file"),
+    ],
+)
+def test_a_name_that_is_none_is_refused_with_the_nearest(shelf: Path, name: str, answer: str) -> None:
+    assert refused(lambda: TyingBench.load(name)) == f"unknown table {name!r}: {answer}"
 
 
 def test_a_folder_is_no_table(shelf: Path) -> None:
-    assert refused(lambda: TyingBench.load(shelf)).startswith(f"no table {str(shelf)!r}: ")
+    assert refused(lambda: TyingBench.load(shelf)).startswith(f"unknown table {str(shelf)!r}: ")
 
 
 # The shipped tables.
@@ -348,9 +423,9 @@ def shipped(name: str) -> TyingBench:
     return TyingBench.load(name)
 
 
-def setup_of(name: str) -> Setup:
+def config_of(name: str) -> TrainingConfig:
     """Return what a shipped table was made from."""
-    return build(Setup, shipped(name).facts["setup"])
+    return build(TrainingConfig, shipped(name).facts["config"])
 
 
 def test_the_default_table_is_shipped() -> None:
@@ -363,33 +438,33 @@ def test_the_default_table_is_all_tyings_of_six_layers_on_tinyshakespeare() -> N
     assert len(bench.seeds) >= 5
     assert bench.budgets == BUDGETS
     assert len(read_rows(FOLDER / f"{DEFAULT}.csv")) == 203 * len(bench.seeds) * 3
-    assert bench.facts["corpus_sha256"] == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+    assert bench.facts["text_sha256"] == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_parameters_are_those_of_a_real_model(name: str) -> None:
     """A model whose layers are tied by putting one block into several places counts each block once."""
-    setup, bench = setup_of(name), shipped(name)
-    assert (setup.binding.share, setup.binding.norms) == ("block", "shared")
-    model = models.build(setup.model, bench.facts["vocab_size"], seed=0)
+    config, bench = config_of(name), shipped(name)
+    assert (config.binding.share, config.binding.norms) == ("block", "shared")
+    model = GPT(config.model, bench.facts["vocab_size"], seed=0)
     blocks = list(model.h)
     for pattern in bench.patterns:
         for layer, root in enumerate(pattern):
             model.h[layer] = blocks[root]
         found = bench.query(pattern)
-        assert found["block_params"] == models.num_params(model.h)
-        assert found["trainable_params"] == models.num_params(model)
+        assert found["block_params"] == num_params(model.h)
+        assert found["trainable_params"] == num_params(model)
         assert found["param_share"] == pytest.approx(pattern.num_unique / len(pattern))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_rows_are_of_one_run_each(name: str) -> None:
-    setup, rows = setup_of(name), read_rows(FOLDER / f"{name}.csv")
-    assert {row.pointers.num_layers for row in rows} == {setup.model.num_layers}
+    config, rows = config_of(name), read_rows(FOLDER / f"{name}.csv")
+    assert {row.pointers.num_layers for row in rows} == {config.model.num_layers}
     runs: dict[tuple[Pointers, int], list[Row]] = {}
     for row in rows:
-        assert row.tokens == row.budget * setup.trainer.iterations * setup.trainer.batch_size * setup.model.context
-        assert 0 < row.test_loss < shipped(name).uniform_loss and 0 < row.reward_loss < shipped(name).uniform_loss
+        assert row.tokens == row.budget * config.trainer.iterations * config.trainer.batch_size * config.model.context
+        assert 0 < row.test_loss < shipped(name).uninformed_loss and 0 < row.reward_loss < shipped(name).uninformed_loss
         runs.setdefault((row.pointers, row.seed), []).append(row)
     for run in runs.values():
         assert tuple(row.budget for row in run) == BUDGETS
@@ -422,20 +497,17 @@ def test_shipped_files_hold_figures_and_no_text(name: str) -> None:
 @pytest.mark.parametrize(("strategy", "seed"), [("independent", 0), ("all_tied", 1), ("sandwich", 2), ("0 1 0 3 1 3", 3)])
 def test_rows_can_be_made_again(strategy: str, seed: int) -> None:
     """Within four standard deviations of a seed's noise, since other processors and versions round otherwise."""
-    from experiments.tyingbench.build import Job, train
-    from experiments.tyingbench.report import components
-
-    bench, setup = shipped(DEFAULT), setup_of(DEFAULT)
+    bench, config = shipped(DEFAULT), config_of(DEFAULT)
     pattern = strategies.make(strategy, bench.num_layers)
-    again = replace(setup, data=replace(setup.data, path=os.environ["TYING_SHAKESPEARE"]))
-    outcome = train(Job(again, pattern, seed))
-    assert [row.budget for row in outcome.rows] == list(BUDGETS)
-    for row in outcome.rows:
-        there = bench.query(pattern, row.budget, seed)
-        for split in ("test", "reward"):
-            _, noise = components(bench.losses(split, row.budget))
-            assert getattr(row, f"{split}_loss") == pytest.approx(there[f"{split}_loss"], abs=4 * noise), (
-                split,
-                row.budget,
-            )
-        assert (row.tokens, row.block_params) == (there["tokens"], there["block_params"])
+    task = tasks.make(config.task, config.model, replace(config.data, path=os.environ["TYING_SHAKESPEARE"]))
+    trainer = Trainer(task, config.trainer, config.optim, config.binding, seed)
+    trainer.rebind(pattern)
+    for budget in BUDGETS:
+        trainer.train(round(budget * config.trainer.iterations) - trainer.iteration)
+        there = bench.query(pattern, budget, seed)
+        assert (trainer.tokens, trainer.binding.trainable_params) == (there["tokens"], there["block_params"])
+        for split, num_batches in (("test", None), ("reward", config.reward.num_batches)):
+            losses = bench.losses(split, budget)  # (P, S)
+            residuals = losses - losses.mean(axis=1, keepdims=True) - losses.mean(axis=0) + losses.mean()
+            noise = np.sqrt((residuals**2).sum() / ((losses.shape[0] - 1) * (losses.shape[1] - 1)))
+            assert trainer.evaluate(split, num_batches) == pytest.approx(there[f"{split}_loss"], abs=4 * noise)

@@ -194,21 +194,21 @@ def test_seconds_of_a_seed_are_of_the_row_that_answered() -> None:
         before = info["simulated_seconds"]
 
 
-@pytest.mark.parametrize(("price", "budget"), [(0.0, 1.0), (0.4, 0.25)])
-def test_regret_is_by_mean_test_loss_whatever_was_answered(price: float, budget: float) -> None:
+@pytest.mark.parametrize(("weight", "budget"), [(0.0, 1.0), (0.4, 0.25)])
+def test_regret_is_by_mean_test_loss_whatever_was_answered(weight: float, budget: float) -> None:
     def objective(pattern: Any) -> float:
         losses = [row.test_loss for row in rows_of(pattern, budget)]
-        return float(np.mean(losses)) + price * len(set(pattern)) / 3
+        return float(np.mean(losses)) + weight * len(set(pattern)) / 3
 
     values = [objective(pattern) for pattern in Pointers.all(3)]
     low, high = min(values), max(values)
-    for pattern, (_, info) in zip(WALK, walk(walking(budget=budget, reward={"param_weight": price})), strict=True):
+    for pattern, (_, info) in zip(WALK, walk(walking(budget=budget, reward={"param_weight": weight})), strict=True):
         assert info["pointers"] == list(pattern)
         assert info["regret"] == pytest.approx(objective(pattern) - low)
         assert info["normalised_regret"] == pytest.approx((objective(pattern) - low) / (high - low))
 
 
-def test_regret_is_at_the_price_in_force() -> None:
+def test_regret_is_at_the_weight_in_force() -> None:
     env = walking(answers="mean", reward={"param_weight": 0.1, "param_target": 0.5, "dual_rate": 0.4})
     for pattern, (_, info) in zip(WALK, walk(env), strict=True):
         assert info["regret"] == bench().regret(pattern, info["param_weight"])
@@ -270,8 +270,8 @@ def test_ten_thousand_decisions_build_and_read_nothing(name: str, monkeypatch: p
         ("torch.nn.Module", "__init__"),
         ("tying.models", "build"),
         ("tying.trainer.Trainer", "__init__"),
-        ("envs.tyingbench.TyingBench", "__init__"),
-        ("envs.tyingbench", "read_rows"),
+        ("tying.tyingbench.TyingBench", "__init__"),
+        ("tying.tyingbench", "read_rows"),
         ("pathlib.Path", "open"),
         ("builtins", "open"),
     ):

@@ -4,14 +4,14 @@ import random
 
 import pytest
 import torch
-from corpus import made_up_data
+from corpus import made_up_task
 from torch import Tensor, nn
 
 from tying import Pointers, Trainer
-from tying import trainer as module
-from tying.models import GPTConfig
-from tying.optim import OptimConfig, learning_rate
-from tying.trainer import BindingConfig, TrainerConfig
+from tying.models.config import GPTConfig
+from tying.training import trainer as module
+from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
+from tying.training.optim import learning_rate
 
 MODEL = GPTConfig(num_layers=4, num_heads=2, width=8, context=8, dropout=0.1)
 PATTERNS = [Pointers.parse(text) for text in ("0 1 1 1", "0 1 0 1", "0 0 0 0", "0 1 2 3", "0 0 2 2")]
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def make(tied_rate: float, norms: str = "shared") -> Trainer:
     config = TrainerConfig(iterations=40, batch_size=4, device="cpu")
     optim = OptimConfig(learning_rate=1e-2, warmup_iterations=0, tied_rate=tied_rate)
-    return Trainer(made_up_data(), MODEL, config, optim, BindingConfig(norms=norms))  # type: ignore[arg-type]
+    return Trainer(made_up_task(MODEL), config, optim, BindingConfig(norms=norms))  # type: ignore[arg-type]
 
 
 def tensors(trainer: Trainer) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ def walk(trainer: Trainer) -> None:
 
 
 def num_uses(trainer: Trainer) -> dict[nn.Parameter, int]:
-    """Count for every parameter the layers where it hangs; what hangs in none is used once."""
+    """Count the layers that use each parameter; one outside the blocks is used once."""
     counts = dict.fromkeys(trainer.model.parameters(), 0)
     for block in trainer.model.h:
         for _, parameter in block.named_parameters(remove_duplicate=False):
@@ -122,7 +122,7 @@ def test_groups_hold_every_parameter_once_after_any_rebinds(norms: str) -> None:
             assert group["betas"] == (0.9, 0.99)
 
 
-def test_a_saved_state_goes_on_bit_by_bit() -> None:
+def test_a_saved_state_continues_bit_by_bit() -> None:
     whole, other = make(0.5), make(0.5)
     walk(whole)
     other.rebind(Pointers((0, 1, 0, 3)))

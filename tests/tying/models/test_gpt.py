@@ -5,7 +5,9 @@ import torch
 from blocks import VOCAB, batch, tiny_gpt
 
 from tying.errors import InputError
-from tying.models import GPTConfig, build, num_params
+from tying.models.base import num_params
+from tying.models.config import GPTConfig
+from tying.models.gpt import GPT
 
 
 def test_parameters_counted_by_hand() -> None:
@@ -19,7 +21,7 @@ def test_parameters_counted_by_hand() -> None:
 def test_the_published_size_is_that_of_gpt2_xl() -> None:
     """48 blocks of 12 C^2 + 13 C parameters, embeddings and a norm: 1,557,611,200 with GPT-2's vocabulary."""
     width = 1600
-    model = build(GPTConfig(num_layers=1, num_heads=25, width=width, context=4), 7, 0)
+    model = GPT(GPTConfig(num_layers=1, num_heads=25, width=width, context=4), 7, 0)
     block = num_params(model.h)
     assert block == 12 * width**2 + 13 * width
     assert num_params(model) - block == (7 + 4) * width + 2 * width
@@ -49,7 +51,7 @@ def test_initial_weights_follow_from_the_seed_and_leave_the_global_generator_alo
 
 
 def test_initial_weights_have_the_spread_of_gpt2() -> None:
-    model = build(GPTConfig(num_layers=8, num_heads=4, width=64, context=16), 300, 0)
+    model = GPT(GPTConfig(num_layers=8, num_heads=4, width=64, context=16), 300, 0)
     model.requires_grad_(False)
     assert float(model.h[3].mlp.up.weight.std()) == pytest.approx(0.02, rel=0.05)
     assert float(model.h[3].mlp.down.weight.std()) == pytest.approx(0.02 / 4, rel=0.05)
@@ -59,7 +61,7 @@ def test_initial_weights_have_the_spread_of_gpt2() -> None:
 
 def test_recomputation_changes_no_gradient() -> None:
     plain, recomputed = tiny_gpt(3, dropout=0.1), tiny_gpt(3, dropout=0.1)
-    recomputed.set_recompute(True)
+    recomputed.recompute = True
     for model in (plain, recomputed):
         torch.manual_seed(0)
         model.loss(*batch()).backward()
@@ -84,5 +86,5 @@ def test_greedy_and_top_1_agree() -> None:
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(InputError, match="num_heads = 3 does not divide width = 8"):
+    with pytest.raises(InputError, match=r"model\.num_heads = 3: must divide model\.width = 8"):
         GPTConfig(num_heads=3, width=8)

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from tying.config import build
-from tying.data import DataConfig, corpora, prepare
+from tying.data import corpora
+from tying.data.corpora import DataConfig
+from tying.data.tokens import prepare
 from tying.errors import InputError
 
 
@@ -18,7 +20,7 @@ def whole(corpus: corpora.Corpus) -> str:
     return "".join(corpus.splits[name] for name in ("train", "reward", "test"))
 
 
-def complaint(**settings: Any) -> str:
+def refusal(**settings: Any) -> str:
     """Return the one line with which a corpus is refused."""
     with pytest.raises(InputError) as caught:
         load(**settings)
@@ -116,7 +118,7 @@ def test_digest_tells_texts_and_splits_apart() -> None:
 def test_undecodable_byte_is_named_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes("déjà".encode("latin-1"))
-    line = complaint(path=str(path))
+    line = refusal(path=str(path))
     assert str(path) in line
     assert "byte 1 (0xe9)" in line
 
@@ -124,22 +126,22 @@ def test_undecodable_byte_is_named_with_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", " \n\t\n"])
 def test_text_of_nothing_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "empty.txt").write_text(text)
-    assert "no text" in complaint(path=str(tmp_path / "empty.txt"))
+    assert "no text" in refusal(path=str(tmp_path / "empty.txt"))
 
 
 def test_folder_of_nothing_is_refused(tmp_path: Path) -> None:
-    assert "no files" in complaint(path=str(tmp_path))
+    assert "no files" in refusal(path=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "*.nothing"])
 def test_missing_path_is_named(tmp_path: Path, name: str) -> None:
-    line = complaint(path=str(tmp_path / name))
+    line = refusal(path=str(tmp_path / name))
     assert "data.path" in line
     assert name in line
 
 
 def test_two_corpora_at_once_are_refused(text_file: Path) -> None:
-    assert "data.path and data.hf" in complaint(path=str(text_file), hf="wikitext-2")
+    assert "data.path and data.hf" in refusal(path=str(text_file), hf="wikitext-2")
 
 
 # Hugging Face data sets, made here in the same format.
@@ -201,17 +203,17 @@ def test_data_set_becomes_tokens(hugging_face: Path) -> None:
 
 def test_wrong_column_is_named_with_those_there_are(hugging_face: Path) -> None:
     write_split(hugging_face, "train", ["a"], column="document")
-    line = complaint(hf=str(hugging_face))
+    line = refusal(hf=str(hugging_face))
     assert "'text'" in line
     assert "document" in line
 
 
 def test_data_set_without_a_train_split_is_refused(hugging_face: Path) -> None:
     write_split(hugging_face, "test", ["a"])
-    assert "no train split" in complaint(hf=str(hugging_face))
+    assert "no train split" in refusal(hf=str(hugging_face))
 
 
 @pytest.mark.usefixtures("hugging_face")
 @pytest.mark.parametrize("name", ["nobody/has-this-data-set", "wikitext-2"])
 def test_unreachable_data_set_is_one_clear_line(name: str) -> None:
-    assert f"data.hf = {name!r}" in complaint(hf=name)
+    assert f"data.hf = {name!r}" in refusal(hf=name)

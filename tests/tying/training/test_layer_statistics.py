@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from blocks import adamw, batch, slots, step, tiny_gpt
-from corpus import made_up_data
+from corpus import made_up_task
 
 from tying import LayerBinding, Pointers, Trainer
-from tying.models import GPT, GPTConfig
-from tying.statistics import agreements, gradient_similarities, inner_products, position_gradients
-from tying.trainer import BindingConfig, TrainerConfig
+from tying.models.config import GPTConfig
+from tying.models.gpt import GPT
+from tying.training.config import BindingConfig, TrainerConfig
+from tying.training.layer_statistics import agreements, gradient_similarities, inner_products, position_gradients
 
 OPTIONS = [
     {"gradient": "sum"},
@@ -71,11 +72,11 @@ def test_nothing_is_left_of_a_look(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("gradient", ["sum", "mean", "root_only"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_training_goes_on_bit_by_bit(gradient: str, recompute: bool) -> None:
+def test_training_continues_bit_by_bit(gradient: str, recompute: bool) -> None:
     model = GPTConfig(num_layers=3, num_heads=2, width=16, context=16, dropout=0.2)
     config = TrainerConfig(iterations=60, batch_size=4, device="cpu", recompute=recompute)
-    data, binding = made_up_data(), BindingConfig(gradient=gradient)  # type: ignore[arg-type]
-    plain, looked_at = (Trainer(data, model, config, binding=binding) for _ in range(2))
+    task, binding = made_up_task(model), BindingConfig(gradient=gradient)  # type: ignore[arg-type]
+    plain, looked_at = (Trainer(task, config, binding=binding) for _ in range(2))
     for pointers in ((0, 0, 0), (0, 1, 0), (0, 1, 1)):
         for made in (plain, looked_at):
             made.rebind(pointers)

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from corpus import made_up_task
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import words
-from tying import checkpoint
-from tying.data import DataConfig, TokenData, prepare
+from tying.data.corpora import DataConfig
+from tying.data.tokens import TokenData, prepare
 from tying.errors import InputError
-from tying.models import GPTConfig
-from tying.optim import OptimConfig
+from tying.models.config import GPTConfig
 from tying.pointers import Pointers
-from tying.trainer import BindingConfig, Trainer, TrainerConfig
+from tying.training import checkpoint
+from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
+from tying.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
 
 def make(data: TokenData, seed: int = 0, norms: str = "shared") -> Trainer:
     config = TrainerConfig(iterations=40, batch_size=2, device="cpu")
-    return Trainer(data, MODEL, config, OptimConfig(), BindingConfig(norms=norms), seed)
+    return Trainer(made_up_task(MODEL, data), config, OptimConfig(), BindingConfig(norms=norms), seed)
 
 
 def trained(data: TokenData, pointers: str, norms: str = "shared") -> Trainer:
@@ -84,7 +86,7 @@ def test_future_is_the_same(data: TokenData, tmp_path: Path, pattern: str) -> No
     assert equal(tensors(after), tensors(before))
 
 
-def test_beginning_can_be_gone_back_to(data: TokenData, tmp_path: Path) -> None:
+def test_the_beginning_can_be_loaded_again(data: TokenData, tmp_path: Path) -> None:
     checkpoint.save(make(data), tmp_path / "c")
     after = trained(data, "0 1 1 3")
     checkpoint.load(after, tmp_path / "c")
@@ -199,7 +201,7 @@ def test_pointers_that_are_not_those_of_the_weights_are_refused(data: TokenData,
 
 def test_model_of_another_shape_is_refused(data: TokenData, folder: Path) -> None:
     model = GPTConfig(num_layers=4, num_heads=2, width=16, context=8)
-    trainer = Trainer(data, model, TrainerConfig(iterations=40, batch_size=2, device="cpu"))
+    trainer = Trainer(made_up_task(model, data), TrainerConfig(iterations=40, batch_size=2, device="cpu"))
     with pytest.raises(InputError, match="do not fit the model"):
         checkpoint.load(trainer, folder)
 

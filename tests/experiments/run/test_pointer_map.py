@@ -1,10 +1,10 @@
 """Pictures of the tying: colours tell roots apart, the map has one colour per group."""
 
 import numpy as np
+from tying.pointer_map import draw, to_array
 
 from tying import Pointers
 from tying.palette import ansi_row, colour, letter
-from tying.pointer_map import draw, to_array
 
 
 def test_letters_are_the_roots_own() -> None:

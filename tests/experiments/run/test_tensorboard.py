@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.simulator.event_processing.event_accumulator import EventAccumulator
+from tying.records import Decision, Window
+from tying.tensorboard import Board
 
 from experiments import cli
 from experiments.train import main
 from tests.conftest import ROOT, single_thread, words
 from tying.pointers import Pointers
-from tying.records import Decision, Window
-from tying.tensorboard import Board
 
 NUM_LAYERS, ITERATIONS, INTERVAL, LOG_INTERVAL = 3, 24, 4, 3
 SETTINGS = (

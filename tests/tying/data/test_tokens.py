@@ -10,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tying.data import SPLITS, DataConfig, TokenData, prepare, tokenizers
+from tying.data import tokenizers
+from tying.data.corpora import DataConfig
+from tying.data.tokens import SPLITS, TokenData, prepare
 from tying.errors import InputError
 
 
