@@ -1,13 +1,15 @@
-"""Agent: a policy over tying decisions. It meets the environment through Gymnasium's interface alone: spaces, reset, step, action_masks.
+"""Agent: a policy over tying decisions, which meets the environment through Gymnasium's interface alone.
 
-The least that a new agent needs is `predict`; one that learns overrides `learn_from` (a transition at a time) or `learn` (the whole loop). Its choices must follow from its seed and from what it is shown, so that interrupted runs can be resumed.
+The least that a new agent needs is `predict`; one that learns overrides `learn_from` (a transition at a time) or `learn`
+(the whole loop). Its choices must follow from its seed and from what it is shown, so that interrupted runs can be
+resumed.
 """
 
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import gymnasium
 import numpy as np
@@ -21,8 +23,29 @@ from tying.interface import ObservationView
 from tying.pointers import Pointers
 
 Diagnostics = dict[str, float | list[float]]
+Explanation = tuple[bool | None, float | None]
 Callback = Callable[["Agent"], bool | None]
 AGENT_FILE = "agent.json"
+
+
+class Transition(NamedTuple):
+    """One decision as an agent learns from it.
+
+    Attributes:
+        observation: What it decided by.
+        action: What it chose.
+        reward: Of the window that followed.
+        next_observation: After the window.
+        terminated: Whether the run is over.
+        next_masks: The legal actions at next_observation; None: all are.
+    """
+
+    observation: np.ndarray
+    action: Any
+    reward: float
+    next_observation: np.ndarray
+    terminated: bool
+    next_masks: np.ndarray | None
 
 
 @config
@@ -124,7 +147,7 @@ class Agent:
             action = action_of(self, observation, masks)
             next_observation, reward, terminated, truncated, _ = env.step(action)
             next_masks = masks_of(env)
-            self.learn_from(observation, action, float(reward), next_observation, terminated, next_masks)
+            self.learn_from(Transition(observation, action, float(reward), next_observation, terminated, next_masks))
             observation, masks = next_observation, next_masks
             if callback is not None and callback(self) is False:
                 break
@@ -149,15 +172,7 @@ class Agent:
             raise InputError(f"learn: decisions = {decisions!r}: expected a whole number of at least 0")
         return self.env if env is None else env, decisions
 
-    def learn_from(
-        self,
-        observation: np.ndarray,
-        action: Any,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray | None,
-    ) -> None:
+    def learn_from(self, step: Transition) -> None:
         """Take in one transition; does nothing unless an agent overrides it."""
 
     def recommend(self) -> Pointers | None:
@@ -171,10 +186,8 @@ class Agent:
         """Return figures about an observation, such as Q-values or probabilities; must not draw random numbers."""
         return {}
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
-        """Return whether it took an action to explore, and the value that it gives the action; None where it does not know."""
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
+        """Return whether it took an action to explore, and the value that it gives the action; None where unknown."""
         return None, None
 
     def metrics(self) -> dict[str, float]:
@@ -212,7 +225,9 @@ class Agent:
         if not agent.any_depth:
             for name, here in (("num_layers", agent.num_layers), ("action_space", str(env.action_space))):
                 if facts[name] != here:
-                    raise InputError(f"{folder}: the agent was saved with {name} {facts[name]}, this environment has {here}")
+                    raise InputError(
+                        f"{folder}: the agent was saved with {name} {facts[name]}, this environment has {here}"
+                    )
         try:
             agent.load_state(Path(folder))
         except InputError:
@@ -247,7 +262,7 @@ def read_agent(folder: str | Path) -> dict[str, Any]:
 
 
 def action_of(agent: Any, observation: np.ndarray, masks: np.ndarray | None) -> Any:
-    """Return an agent's action; its `predict` may know no masks, and may return (action, state) as stable-baselines3's does."""
+    """Return an agent's action; its `predict` may know no masks, and may return (action, state) as in stable-baselines3."""
     known = inspect.signature(agent.predict).parameters
     takes_masks = "action_masks" in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
     answer = agent.predict(observation, action_masks=masks) if takes_masks else agent.predict(observation)

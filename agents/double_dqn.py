@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Callback, Diagnostics
+from agents.base import Agent, Callback, Diagnostics, Explanation, Transition
 from tying.config import config, setting
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ class DoubleDQNConfig:
     batch_size: int = setting("transitions in an update [>= 1]", default=32, ge=1)
     gradient_steps: int = setting("updates per decision; decisions are expensive, updates cheap [>= 1]", default=8, ge=1)
     target_rate: float = setting(
-        "share of the way that the target network moves to the other at each decision [above 0 to 1]", default=0.1, gt=0, le=1
+        "share of the way that the target network moves to the other at each decision [above 0 to 1]",
+        default=0.1,
+        gt=0,
+        le=1,
     )
     exploration_fraction: float = setting(
         "share of the decisions over which epsilon falls [above 0 to 1]", default=0.4, gt=0, le=1
@@ -59,9 +62,9 @@ class DoubleDQNConfig:
 class DoubleDQNAgent(Agent):
     """Masked double DQN; decides where the action space is Discrete.
 
-    Rewards are learned from in units of their own spread: minus their median, divided by their median absolute
-    deviation, clipped. The first windows of a run have a hundred times the reward of a good decision, which would dominate a mean and
-    a standard deviation.
+    Rewards are learned from in units of their own spread: minus their median, divided by their median absolute deviation,
+    clipped. The first windows of a run have a hundred times the reward of a good decision, which would dominate a mean
+    and a standard deviation.
     """
 
     Config = DoubleDQNConfig
@@ -112,17 +115,9 @@ class DoubleDQNAgent(Agent):
             return int(choices[self.learner.integer(len(choices))])
         return int(np.where(legal, self.learner.values(observation), -np.inf).argmax())
 
-    def learn_from(
-        self,
-        observation: np.ndarray,
-        action: Any,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray | None,
-    ) -> None:
+    def learn_from(self, step: Transition) -> None:
         """Remember the transition, then take the gradient steps."""
-        self.learner.remember(observation, int(action), reward, next_observation, terminated, self._legal(next_masks))
+        self.learner.remember(step, self._legal(step.next_masks))
         self.learner.update()
 
     def _legal(self, action_masks: np.ndarray | None) -> np.ndarray:
@@ -132,9 +127,7 @@ class DoubleDQNAgent(Agent):
         """Return the Q-value of every action, in units of the rewards' spread, and epsilon."""
         return {"q": self.learner.values(observation).tolist(), "epsilon": self.epsilon}
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return whether another legal action has a higher Q-value, and the Q-value of this one."""
         values = self.learner.values(observation)
         return bool(values[int(action)] < values[action_masks].max()), float(values[int(action)])

@@ -1,7 +1,5 @@
 """Deep Q-network (Mnih et al. 2015), stable-baselines3's."""
 
-from typing import Any
-
 import numpy as np
 from gymnasium import spaces
 
@@ -30,7 +28,7 @@ class DQNAgent(ValueAgent):
 
     Config = DQNConfig
     action_spaces = (spaces.Discrete,)
-    algorithm: Any = "stable_baselines3:DQN"
+    algorithm = "stable_baselines3:DQN"
 
     def q_values(self, observation: np.ndarray) -> np.ndarray:
         """See ValueAgent.q_values."""

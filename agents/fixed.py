@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent
+from agents.base import Agent, Explanation
 from tying import strategies
 from tying.config import config, setting
 
@@ -38,8 +38,6 @@ class FixedAgent(Agent):
         """Return the pattern in force."""
         return np.array(self.schedule.at(self.view(observation).progress))
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return that it never explores."""
         return False, None

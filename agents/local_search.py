@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.base import Diagnostics
+from agents.base import Diagnostics, Transition
 from agents.search import Baseline, SearchAgent, SearchConfig, neighbours
 from tying.config import config, setting
 from tying.files import read_json
@@ -38,10 +38,11 @@ class LocalSearchConfig(SearchConfig):
 class LocalSearchAgent(SearchAgent):
     """Holds an incumbent, tries one-layer moves of it, keeps those that raise the reward, and takes the others back.
 
-    A run begins with two windows of the incumbent, which estimate the reward without a move. A move is tried for `trial` windows and
-    kept if its advantage over that estimate exceeds `confidence` standard errors; otherwise the next decision takes it back. The mean
-    reward of a move and its return is again the reward without a move: under a reward of changes the two cancel.
-    Once all moves of an incumbent were tried, the most promising are tried again, and the mean of their trials counts.
+    A run begins with two windows of the incumbent, which estimate the reward without a move. A move is tried for `trial`
+    windows and kept if its advantage over that estimate exceeds `confidence` standard errors; otherwise the next decision
+    takes it back. The mean reward of a move and its return is again the reward without a move: under a reward of changes
+    the two cancel. Once all moves of an incumbent were tried, the most promising are tried again, and the mean of their
+    trials counts.
     """
 
     Config = LocalSearchConfig
@@ -91,23 +92,15 @@ class LocalSearchAgent(SearchAgent):
             return fresh[self._generator.integers(len(fresh))]
         return max(around, key=lambda pattern: self._mean(pattern) + self._error(pattern), default=None)
 
-    def learn_from(
-        self,
-        observation: np.ndarray,
-        action: Any,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray | None,
-    ) -> None:
+    def learn_from(self, step: Transition) -> None:
         """Add the window to the trial, or to the estimate of the reward without a move."""
-        before, after = self.view(observation).pointers, self.view(next_observation).pointers
+        before, after = self.view(step.observation).pointers, self.view(step.next_observation).pointers
         if after == self._candidate:
-            self._rewards.append(reward)
+            self._rewards.append(step.reward)
             if len(self._rewards) == self.config.trial:
                 self._judge(after)
         elif after == self._incumbent and (before == after or self._rewards):
-            self._baseline.update(fmean([*self._rewards, reward]))
+            self._baseline.update(fmean([*self._rewards, step.reward]))
             self._rewards = []
 
     def _judge(self, candidate: Pointers) -> None:

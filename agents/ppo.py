@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (Schulman et al. 2017), with masks (Huang & Ontañón 2022) and without; the libraries' own."""
+"""Proximal policy optimisation (Schulman et al. 2017), without masks and with (Huang & Ontañón 2022)."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class PPOAgent(PolicyAgent):
     """It knows no masks; decides in every action mode."""
 
     Config = PPOConfig
-    algorithm: Any = "stable_baselines3:PPO"
+    algorithm = "stable_baselines3:PPO"
 
     def arguments(self) -> dict[str, Any]:
         """See SB3Agent.arguments."""

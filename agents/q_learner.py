@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.base import Transition
 from agents.networks import PerLayerNetwork, mlp
 from agents.replay import Batch, Replay
 from tying import interface
@@ -70,20 +71,12 @@ class QLearner:
         values: np.ndarray = self.network(torch.as_tensor(observation)).numpy()
         return values
 
-    def remember(
-        self,
-        observation: np.ndarray,
-        action: int,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray,
-    ) -> None:
+    def remember(self, step: Transition, next_masks: np.ndarray) -> None:
         """Take in a transition; with n steps, it is stored once the n rewards are known."""
-        self.rewards.append(reward)
-        self.pending.append((torch.tensor(observation), action, reward))
-        while self.pending and (terminated or len(self.pending) >= self.config.n_steps):
-            self._store(torch.tensor(next_observation), terminated, next_masks)
+        self.rewards.append(step.reward)
+        self.pending.append((torch.tensor(step.observation), int(step.action), step.reward))
+        while self.pending and (step.terminated or len(self.pending) >= self.config.n_steps):
+            self._store(torch.tensor(step.next_observation), step.terminated, next_masks)
 
     def _store(self, next_observation: Tensor, terminated: bool, next_masks: np.ndarray) -> None:
         """Store the oldest pending transition with the rewards up to now."""

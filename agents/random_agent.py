@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent
+from agents.base import Agent, Explanation
 
 
 class RandomAgent(Agent):
@@ -25,8 +25,6 @@ class RandomAgent(Agent):
         choices = np.array([self._generator.choice(np.flatnonzero(part)) for part in parts])
         return int(choices[0]) if isinstance(space, spaces.Discrete) else choices
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return that it always explores."""
         return True, None

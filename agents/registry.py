@@ -1,6 +1,7 @@
 """From a name to an agent: ours by name, a fixed strategy by its text, another person's by "package.module:Class".
 
-To add an agent, write its file and a line in `AGENTS`. A class of stable-baselines3 ("stable_baselines3:PPO") is an agent too.
+To add an agent, write its file and a line in `AGENTS`. A class of stable-baselines3 is an agent too:
+"stable_baselines3:PPO".
 """
 
 from pathlib import Path

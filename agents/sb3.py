@@ -1,7 +1,8 @@
 """Models of stable-baselines3 and sb3-contrib as agents.
 
-Their own defaults are made for millions of cheap steps; ours are made for hundreds of expensive ones: small networks, updates
-every few decisions, several gradient steps for each, a replay buffer and a target network that matter from the start.
+Their own defaults are made for millions of cheap steps; ours are made for hundreds of expensive ones: small networks,
+updates every few decisions, several gradient steps for each, a replay buffer and a target network that matter from the
+start.
 """
 
 import inspect
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Self
 import gymnasium
 import numpy as np
 
-from agents.base import Agent, Callback, Diagnostics
+from agents.base import Agent, Callback, Diagnostics, Explanation
 from tying import registry
 from tying.config import config, setting, to_dict
 from tying.errors import InputError
@@ -41,7 +42,7 @@ class SB3Agent(Agent):
         model: The model.
     """
 
-    algorithm: ClassVar[Any]
+    algorithm: ClassVar[Any] = None
     policy: ClassVar[str] = "MlpPolicy"
     model: Any
 
@@ -142,9 +143,7 @@ class ValueAgent(SB3Agent):
         epsilon = 1.0 if warming_up else float(self.model.exploration_rate)
         return {"q": self.q_values(observation).tolist(), "epsilon": epsilon}
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return whether another action has a higher Q-value, and the Q-value of this one."""
         values = self.q_values(observation)
         return int(action) != int(values.argmax()), float(values[int(action)])
@@ -174,9 +173,7 @@ class PolicyAgent(SB3Agent):
             value = self.value(tensor)
         return {"probability": probabilities.tolist(), "policy_entropy": entropy, "value": value}
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return whether another action is more probable, and the value of the observation."""
         import torch
 
@@ -187,7 +184,7 @@ class PolicyAgent(SB3Agent):
 
 
 def adapted(algorithm: type) -> type[SB3Agent]:
-    """Return a class of stable-baselines3 as an agent with the library's own defaults; its simple arguments are hyper-parameters."""
+    """Return a class of stable-baselines3 as an agent; its simple arguments are hyper-parameters, with its own defaults."""
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(algorithm).parameters.items()
@@ -195,7 +192,9 @@ def adapted(algorithm: type) -> type[SB3Agent]:
     }
     described = {name: setting(f"see {algorithm.__name__}", default=value) for name, value in defaults.items()}
     kinds = {name: type(value) for name, value in defaults.items()}
-    made = config(type(f"{algorithm.__name__}Config", (), {"__annotations__": kinds, "__doc__": algorithm.__name__, **described}))
+    made: type = config(
+        type(f"{algorithm.__name__}Config", (), {"__annotations__": kinds, "__doc__": algorithm.__name__, **described})
+    )
     members = {"__doc__": algorithm.__doc__, "Config": made, "algorithm": algorithm, "arguments": _own_arguments}
     return type(f"{algorithm.__name__}Agent", (SB3Agent,), members)
 

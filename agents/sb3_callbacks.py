@@ -1,4 +1,4 @@
-"""What a stable-baselines3 model is given while it learns; imports the library, so it is imported only when a model is made."""
+"""Logger and callback of a stable-baselines3 model; apart, since they need the library when they are imported."""
 
 from typing import Any
 

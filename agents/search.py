@@ -1,11 +1,11 @@
 """What search agents have in common: moves between patterns, and the reward of a window when nothing is changed.
 
-They search inside one training run. There is one model, and it keeps training: a pattern is judged by the windows that were
-trained with it, and a bad one costs something. So they move one layer at a time, explore for the first share `explore` of a run, and
-then hold the best pattern that they know.
+They search inside one training run. There is one model, and it keeps training: a pattern is judged by the windows that
+were trained with it, and a bad one costs something. So they move one layer at a time, explore for the first share
+`explore` of a run, and then hold the best pattern that they know.
 
-Under a reward of changes, a window is rewarded for the fall of a loss that falls anyway, quickly at first. So a change is worth its
-window's reward minus the reward of a window without a change at that time, which `Baseline` estimates.
+Under a reward of changes, a window is rewarded for the fall of a loss that falls anyway, quickly at first. So a change is
+worth its window's reward minus the reward of a window without a change at that time, which `Baseline` estimates.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent
+from agents.base import Agent, Explanation
 from tying.config import config, setting
 from tying.interface import ObservationView
 from tying.pointers import Pointers
@@ -108,9 +108,7 @@ class SearchAgent(Agent, ABC):
             return np.array(self.best or view.pointers)
         return np.array(self.propose(view.pointers))
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return whether the pattern is another than the best known."""
         return self.best is not None and tuple(action) != self.best, None
 

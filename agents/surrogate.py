@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import linalg
 
+from agents.base import Transition
 from agents.search import SearchAgent, SearchConfig, exploring, neighbours
 from tying.config import config, setting
 from tying.files import read_json
@@ -155,8 +156,8 @@ def _fit(kernel: np.ndarray, levels: np.ndarray, noise: float) -> _Fit:
 class SurrogateAgent(SearchAgent):
     """Trains the pattern that is best under one draw from the posterior; would keep the one with the best mean.
 
-    A window's reward is a change against the window before, so a pattern's level is the sum of all rewards up to its window, seen
-    against a polynomial in time.
+    A window's reward is a change against the window before, so a pattern's level is the sum of all rewards up to its
+    window, seen against a polynomial in time.
     """
 
     Config = SurrogateConfig
@@ -193,20 +194,12 @@ class SurrogateAgent(SearchAgent):
         assert self._best is not None  # begin comes first
         return self._best if self._posterior is None else self._posterior.draw(self._generator)
 
-    def learn_from(
-        self,
-        observation: np.ndarray,
-        action: Any,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray | None,
-    ) -> None:
+    def learn_from(self, step: Transition) -> None:
         """Add the window to what was seen, and look for the best again."""
-        if not exploring(self.view(observation), self.config.explore):
+        if not exploring(self.view(step.observation), self.config.explore):
             return
-        view = self.view(next_observation)
-        self._total += reward
+        view = self.view(step.next_observation)
+        self._total += step.reward
         self._tried.append(view.pointers)
         self._levels.append(self._total)
         self._times.append(1 - view.scalar("remaining"))

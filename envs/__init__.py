@@ -37,7 +37,7 @@ _LAZY = {
     "TyingBench": "tying.tyingbench",
     "TyingEnv": "envs.base",
 }
-__all__ = [  # noqa: F822 (the names of _LAZY)
+__all__ = [
     "PRESETS",
     "EnvConfig",
     "FormulaTyingEnv",

@@ -94,9 +94,7 @@ class Pair:
         roots = np.zeros(len(pointers), dtype=bool)
         roots[list(pointers.roots)] = True
         layer, target = self._moves.T
-        masks: np.ndarray = np.where(
-            layer == target, ~roots[layer], roots[target] & (np.array(pointers)[layer] != target)
-        )
+        masks: np.ndarray = np.where(layer == target, ~roots[layer], roots[target] & (np.array(pointers)[layer] != target))
         masks[0] = True
         return masks
 

@@ -91,19 +91,21 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         simulator: The run behind it.
         config: When and how pointers are decided.
         reward: The terms of the reward.
-        render_mode: None; "ansi": `render()` returns the tying row, one coloured letter per layer; "rgb_array": the map of the
-            episode so far, (height, width, 3) uint8.
+        render_mode: None; "ansi": `render()` returns the tying row, one coloured letter per layer; "rgb_array": the map
+            of the episode so far, (height, width, 3) uint8.
 
     Attributes:
         record: The last step; decision -1 before the first.
         on_decision: Called with every record, and the observation and masks that the agent decided by.
-        explain: Called with (observation, masks, action) before an action has its effect; returns whether the agent explored and
-            the value that it gives the action.
+        explain: Called with (observation, masks, action) before an action has its effect; returns whether the agent
+            explored and the value that it gives the action.
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own declaration)
 
-    def __init__(self, simulator: Simulator, config: EnvConfig, reward: RewardConfig, render_mode: str | None = None) -> None:
+    def __init__(
+        self, simulator: Simulator, config: EnvConfig, reward: RewardConfig, render_mode: str | None = None
+    ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InputError(f"render_mode {render_mode!r}: allowed are None, 'ansi' and 'rgb_array'")
         self.simulator = simulator

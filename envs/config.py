@@ -45,7 +45,7 @@ def with_keywords(base: TrainingConfig, keywords: Mapping[str, Any]) -> Training
 
     Args:
         base: Where to begin.
-        keywords: As for `tying.config.override`; fields of the section `env` may go without its name (`action_mode="joint"`).
+        keywords: As for `tying.config.override`; fields of `env` may go without its name (`action_mode="joint"`).
 
     Raises:
         InputError: With one line for every wrong name or value.

@@ -155,6 +155,8 @@ def _check(**values: Any) -> None:
         whole = name.startswith("num_")
         right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not right or not math.isfinite(value) or value < (1 if whole else 0):
-            lines.append(f"{name} = {value!r}: expected a {'whole number of at least 1' if whole else 'number of at least 0'}")
+            lines.append(
+                f"{name} = {value!r}: expected a {'whole number of at least 1' if whole else 'number of at least 0'}"
+            )
     if lines:
         raise InputError(lines)

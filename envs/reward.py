@@ -1,13 +1,14 @@
 """Rewards: a sum of named terms, each of them logged.
 
-Terms are in nats per token over the whole run, so that the undiscounted return does not depend on how many decisions a run is cut
-into. Parameters are charged when their number changes: `params` is the change of their share times `param_weight`, as `improvement` is the
-change of the loss. Both telescope (they are potential-based, Ng, Harada & Russell 1999), so only the final model and its
-parameters are rewarded, and a decision's charge is known at once and in full. So `param_weight` has a meaning: what an untied model would
-have to gain in log-perplexity over one with no block parameters at all to be worth it.
+Terms are in nats per token over the whole run, so that the undiscounted return does not depend on how many decisions a
+run is cut into. Parameters are charged when their number changes: `params` is the change of their share times
+`param_weight`, as `improvement` is the change of the loss. Both telescope (they are potential-based, Ng, Harada & Russell
+1999), so only the final model and its parameters are rewarded, and a decision's charge is known at once and in full. So
+`param_weight` has a meaning: what an untied model would have to gain in log-perplexity over one with no block parameters
+at all to be worth it.
 
-To add a reward, write a function under `@reward`: (RewardConfig, StepRecord) to named terms. Functions are pure; the state of a reward
-within an episode is in `Reward`. Another person's reward is named "package.module:function".
+To add a reward, write a function under `@reward`: (RewardConfig, StepRecord) to named terms. Functions are pure; the
+state of a reward within an episode is in `Reward`. Another person's reward is named "package.module:function".
 """
 
 import math
@@ -30,7 +31,8 @@ class Kind:
     Attributes:
         terms: Its function.
         needs_fork: Whether it reads `StepRecord.fork_loss`.
-        telescopes: Whether rewards of a run add up to the quality of its last pattern, so that sums of rewards rank patterns.
+        telescopes: Whether rewards of a run add up to the quality of its last pattern, so that sums of rewards rank
+            patterns.
     """
 
     terms: Function
@@ -89,7 +91,7 @@ def fork(config: "RewardConfig", record: StepRecord) -> Terms:
 
 @reward()
 def level(config: "RewardConfig", record: StepRecord) -> Terms:
-    """Minus log-perplexity and minus param_weight x the share, both averaged over the run: early learning is rewarded too."""
+    """Minus log-perplexity and minus param_weight x the share, averaged over the run: early learning is rewarded."""
     return {
         "level": -record.reward_loss * record.window_share,
         "params": -config.param_weight * record.param_share * record.window_share,
@@ -122,7 +124,7 @@ class RewardConfig:
         le=1e6,
     )
     param_target: float | None = setting(
-        "share of block parameters that param_weight is steered to, from its value on; None keeps the weight [above 0 to 1]",
+        "share of block parameters that param_weight is steered to; None keeps the weight [above 0 to 1]",
         default=None,
         gt=0,
         le=1,

@@ -168,8 +168,9 @@ class ResumedSimulator:
         known = self.records[self._next]
         if record.pointers != known.pointers:
             raise InputError(
-                f"cannot resume: shown the same run again, the agent chose '{record.pointers}' at decision {self._next}, not "
-                f"'{known.pointers}'; an agent's choices may depend on its seed and on what it is shown, on nothing else"
+                f"cannot resume: shown the same run again, the agent chose '{record.pointers}' at decision "
+                f"{self._next}, not '{known.pointers}'; an agent's choices may depend on its seed and on the observations, "
+                "rewards and masks that it is shown, on nothing else"
             )
         self._next += 1
         if self._next == len(self.records):
@@ -186,8 +187,8 @@ class LayerTyingEnv(TyingEnv):
         preset: A name from `envs.presets`, or a TrainingConfig.
         render_mode: None, "ansi" or "rgb_array".
         simulator: The run behind it; made from the configuration when None.
-        overrides: Settings over the preset's: fields of `env` by their own names (`action_mode="joint"`), others by dotted name
-            (`**{"trainer.iterations": 40}`), or sections as dicts (`trainer={"iterations": 40}`).
+        overrides: Settings over the preset's: fields of `env` by their own names (`action_mode="joint"`), others by
+            dotted name (`**{"trainer.iterations": 40}`), or sections as dicts (`trainer={"iterations": 40}`).
     """
 
     def __init__(

@@ -40,7 +40,8 @@ def sample(run: Any, flags: SampleFlags) -> str:
     """Return the prompt and its continuation by the model of a run.
 
     Raises:
-        InputError: If the run has no model yet, or none that continues text, or the prompt has characters unknown to its tokenizer.
+        InputError: If the run has no model yet, or none that continues text, or the prompt has characters unknown to its
+            tokenizer.
     """
     import torch
 

@@ -1,8 +1,8 @@
 """Configurations: frozen values whose fields carry their help, unit and range, checked when they are made.
 
-A configuration is a dataclass beside its owner: `@config class XConfig`, with fields
-`name: type = setting("help [unit, range]", default=..., ge=...)`. A field may be a configuration itself (a *section*). The class of a
-section may depend on its `name` (a model, an agent): `by_name` checks such a field. `override` is the one way to change settings.
+A configuration is a dataclass beside its owner: `@config class XConfig`, with fields `name: type = setting("help [unit,
+range]", default=..., ge=...)`. A field may be a configuration itself (a *section*). The class of a section may depend on
+its `name` (a model, an agent): `by_name` checks such a field. `override` is the one way to change settings.
 """
 
 import functools
@@ -54,7 +54,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         InputError: With one line per mistake: the field, the value, what is allowed, the nearest right name.
     """
     try:
-        return _adapter(cls).validate_python(dict(values))  # type: ignore[no-any-return]
+        made: T = _adapter(cls).validate_python(dict(values))
+        return made
     except ValidationError as error:
         raise InputError(_lines(error, list(fields_of(cls)), where)) from error
 
@@ -72,7 +73,8 @@ def override(base: T, *changes: Mapping[str, Any]) -> T:
 
     Args:
         base: Where to begin.
-        changes: Settings by section (`{"reward": {"param_weight": 0.3}}`), by dotted name (`{"reward.param_weight": 0.3}`), or both.
+        changes: Settings by section (`{"reward": {"param_weight": 0.3}}`) or dotted name
+            (`{"reward.param_weight": 0.3}`).
 
     Raises:
         InputError: With one line for every wrong name or value.
@@ -124,7 +126,9 @@ def fields_of(cls: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def by_name(section: str, base: type[T], find: Callable[[str], type[T]]) -> BeforeValidator:
-    """Return the check of a section whose class follows from its `name`: `Annotated[SerializeAsAny[Base], by_name(...)]`.
+    """Return the check of a section whose class depends on its `name`.
+
+    The field's type is `Annotated[SerializeAsAny[Base], by_name(...)]`.
 
     Args:
         section: The section's own name, for error lines.
@@ -161,8 +165,12 @@ def one_of(names: Callable[[], Iterable[str]], foreign: Callable[[str], bool] = 
 
 
 @functools.cache
-def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
+def _cached_adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(cls)
+
+
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
+    return _cached_adapter(cls)
 
 
 def _lines(error: ValidationError, known: list[str], where: str = "") -> list[str]:

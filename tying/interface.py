@@ -2,8 +2,8 @@
 
 Environments write observations and read actions; agents do the reverse. Both know only this module. L layers.
 
-An observation has `SCALARS` first, then `PER_LAYER` once for every layer, so that a policy can read layers one by one, whatever L
-is. `envs.observation` says what each entry means.
+An observation has `SCALARS` first, then `PER_LAYER` once for every layer, so that a policy can read layers one by one,
+whatever L is. `envs.observation` says what each entry means.
 
 A Discrete action space has L actions where the environment walks over the layers (`cursor`) and L(L+1)/2 where the agent
 chooses the layer too (`pair`).

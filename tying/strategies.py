@@ -1,8 +1,9 @@
 """Fixed tying patterns of the literature, by name and arguments: `make("sequence:3", num_layers=6)`.
 
-A strategy is a function from the number of layers N (and whole-number arguments) to labels: layers with equal labels share.
-To add one, write the function under `@strategy`. A *schedule* changes the pattern at a share of the run; to add one, write a
-function under `@schedule`. Another person's strategy is named "package.module:function", with its arguments behind another colon.
+A strategy is a function from the number of layers N (and whole-number arguments) to labels: layers with equal labels
+share. To add one, write the function under `@strategy`. A *schedule* changes the pattern at a share of the run; to add
+one, write a function under `@schedule`. Another person's strategy is named "package.module:function", with its arguments
+behind another colon.
 """
 
 import inspect
@@ -160,7 +161,7 @@ _SCHEDULES: dict[str, Callable[..., tuple[str, str]]] = {}
 
 
 def schedule(function: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
-    """Register a function under its name: (pattern, if there is one) to the patterns before and after P per cent of the run."""
+    """Register a function under its name: (pattern, if any) to the patterns before and after P per cent of the run."""
     _SCHEDULES[function.__name__] = function
     return function
 

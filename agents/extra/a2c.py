@@ -1,7 +1,5 @@
 """Advantage actor-critic (Mnih et al. 2016), stable-baselines3's."""
 
-from typing import Any
-
 from agents.ppo import ActorCriticConfig
 from agents.sb3 import PolicyAgent
 from tying.config import config, setting
@@ -19,4 +17,4 @@ class A2CAgent(PolicyAgent):
     """It knows no masks; decides in every action mode."""
 
     Config = A2CConfig
-    algorithm: Any = "stable_baselines3:A2C"
+    algorithm = "stable_baselines3:A2C"

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics
+from agents.base import Agent, Diagnostics, Explanation, Transition
 from agents.search import Baseline, SearchConfig, exploring
 from tying import interface
 from tying.config import config, setting
@@ -151,26 +151,18 @@ class ThompsonAgent(Agent):
         """Return the worth of every target while exploring, (L, L); `source` is in force, (L,)."""
         return self._worth.sample(self._generator)
 
-    def learn_from(
-        self,
-        observation: np.ndarray,
-        action: Any,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray | None,
-    ) -> None:
+    def learn_from(self, step: Transition) -> None:
         """Learn the worth of the change, and the reward without one."""
-        view = self.view(observation)
-        change = Change(*(int(column[int(action)]) for column in _changes(view)))
-        if self.view(next_observation).pointers == view.pointers:  # frozen, perhaps
+        view = self.view(step.observation)
+        change = Change(*(int(column[int(step.action)]) for column in _changes(view)))
+        if self.view(step.next_observation).pointers == view.pointers:  # frozen, perhaps
             change = change._replace(target=change.source)
         mean = self._worth.mean[change.layer]
         expected = float(mean[change.target] - mean[change.source])
         self._worth.forget(1 / self.config.forgetting_horizon)
         if self._baseline.mean is not None:
-            self._worth.observe(change, self._baseline.advantage(reward), self._baseline.deviation)
-        self._baseline.update(reward - expected)
+            self._worth.observe(change, self._baseline.advantage(step.reward), self._baseline.deviation)
+        self._baseline.update(step.reward - expected)
 
     def _gains(self, observation: np.ndarray) -> np.ndarray:
         """Return the expected gain of every action, (A,)."""
@@ -182,9 +174,7 @@ class ThompsonAgent(Agent):
         """Return the expected gain of every action, and the expected reward of a window without a change."""
         return {"gain": self._gains(observation).tolist(), "expected_reward": self._baseline.mean or 0.0}
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return whether another action has a higher expected gain, and the gain of this one."""
         gains = self._gains(observation)
         return bool(gains[int(action)] < gains[action_masks].max()), float(gains[int(action)])

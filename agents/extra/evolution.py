@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.base import Transition
 from agents.search import SearchAgent, SearchConfig, exploring, neighbours
 from tying.config import config, setting
 from tying.files import read_json
@@ -30,8 +31,8 @@ class EvolutionConfig(SearchConfig):
 class EvolutionAgent(SearchAgent):
     """Each window trains a child of the best of a few recent patterns.
 
-    A window's reward is a change against the window before, so a pattern's level is the sum of all rewards up to its window.
-    That sum rises as the model learns; a pattern's score is its height above the line through the population's.
+    A window's reward is a change against the window before, so a pattern's level is the sum of all rewards up to its
+    window. That sum rises as the model learns; a pattern's score is its height above the line through the population's.
     """
 
     Config = EvolutionConfig
@@ -66,20 +67,12 @@ class EvolutionAgent(SearchAgent):
         children = neighbours(parent)
         return children[self._generator.integers(len(children))] if children else parent
 
-    def learn_from(
-        self,
-        observation: np.ndarray,
-        action: Any,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray | None,
-    ) -> None:
+    def learn_from(self, step: Transition) -> None:
         """Add the window's pattern to the population; the oldest dies."""
-        if not exploring(self.view(observation), self.config.explore):
+        if not exploring(self.view(step.observation), self.config.explore):
             return
-        self._total += reward
-        self._population.append((self.view(next_observation).pointers, self._total))
+        self._total += step.reward
+        self._population.append((self.view(step.next_observation).pointers, self._total))
         scores = defaultdict(list)
         for (pattern, _), score in zip(self._population, self._scores(), strict=True):
             scores[pattern].append(score)

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, require_cursor
+from agents.base import Agent, Diagnostics, Transition, require_cursor
 from tying.config import config, setting
 from tying.errors import InputError
 from tying.files import read_json
@@ -80,21 +80,13 @@ class GradientSimilarityAgent(Agent):
             return pointers[layer - 1]
         return pointers[layer]
 
-    def learn_from(
-        self,
-        observation: np.ndarray,
-        action: Any,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray | None,
-    ) -> None:
+    def learn_from(self, step: Transition) -> None:
         """Count the windows in a row in which layers disagreed or were alike.
 
         Raises:
             InputError: If the environment measures no gradients.
         """
-        previous, view = self.view(observation).pointers, self.view(next_observation)
+        previous, view = self.view(step.observation).pointers, self.view(step.next_observation)
         agreement = view.layers("agreement")
         if not agreement.any() and not view.layers("gradient_similarity").any():
             raise InputError(

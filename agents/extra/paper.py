@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, require_cursor
+from agents.base import Agent, Diagnostics, Explanation, Transition, require_cursor
 from tying.config import config, setting
 from tying.interface import ObservationView
 
@@ -83,19 +83,11 @@ class PaperAgent(Agent):
             return int(self.network.uniform() * (_layer(view) + 1))
         return int(self.network.values(view.pointers, _layer(view)).argmax())
 
-    def learn_from(
-        self,
-        observation: np.ndarray,
-        action: Any,
-        reward: float,
-        next_observation: np.ndarray,
-        terminated: bool,
-        next_masks: np.ndarray | None,
-    ) -> None:
+    def learn_from(self, step: Transition) -> None:
         """Take one step of AdamW on the squared error of this transition."""
-        view, after = self.view(observation), self.view(next_observation)
+        view, after = self.view(step.observation), self.view(step.next_observation)
         layer = _layer(view)
-        self.loss = self.network.update(view.pointers, layer, min(int(action), layer), reward, after.pointers)
+        self.loss = self.network.update(view.pointers, layer, min(int(step.action), layer), step.reward, after.pointers)
         self.decisions += 1
 
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
@@ -103,9 +95,7 @@ class PaperAgent(Agent):
         view = self.view(observation)
         return {"q": self.network.values(view.pointers, _layer(view)).tolist(), "epsilon": self.epsilon}
 
-    def explain(
-        self, observation: np.ndarray, action_masks: np.ndarray, action: Any
-    ) -> tuple[bool | None, float | None]:
+    def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return whether another target has a higher Q-value, and the Q-value of this one."""
         view = self.view(observation)
         values = self.network.values(view.pointers, _layer(view))

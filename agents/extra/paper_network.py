@@ -40,7 +40,7 @@ class PaperNetwork:
         return values
 
     def update(self, pointers: Pointers, layer: int, target: int, reward: float, next_pointers: Pointers) -> float:
-        """Take one step on the squared error of a transition, and return the error; it bootstraps on the same layer, as published."""
+        """Take one step on a transition's squared error and return it; bootstraps on the same layer, as published."""
         with torch.no_grad():
             goal = reward + self.gamma * self._outputs(next_pointers, layer).max()
         loss = F.mse_loss(self._outputs(pointers, layer)[target], goal)

@@ -1,4 +1,4 @@
-"""Quantile regression DQN (Dabney et al. 2018), sb3-contrib's: learns the distribution of the return, and acts by its mean."""
+"""Quantile regression DQN (Dabney et al. 2018), sb3-contrib's: learns the return's distribution, acts by its mean."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class QRDQNAgent(ValueAgent):
 
     Config = QRDQNConfig
     action_spaces = (spaces.Discrete,)
-    algorithm: Any = "sb3_contrib:QRDQN"
+    algorithm = "sb3_contrib:QRDQN"
 
     def arguments(self) -> dict[str, Any]:
         """See SB3Agent.arguments."""

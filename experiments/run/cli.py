@@ -1,7 +1,8 @@
 """The command line of every script: argparse flags made from the fields of configuration classes, and exit statuses.
 
-argparse finds names and writes help. Values stay text until the configuration classes check them, so all mistakes of a call are
-reported together, one line each. Exit status: 0 done, 1 stopped by a failure, 2 bad input, 130 and 143 interrupted.
+argparse finds names and writes help. Values stay text until the configuration classes check them, so all mistakes of a
+call are reported together, one line each. Exit status: 0 done, 1 stopped by a failure, 2 bad input, 130 and 143
+interrupted.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Config: all settings of a run, as one frozen value, and the way from what a person chose to it.
 
-Later layers win: the preset, what the agent recommends, a --config file, the flags. Only the last two are stored as chosen, so that
-another agent's recommendations take effect when a file is used again.
+Later layers win: the preset, what the agent recommends, a --config file, the flags. Only the last two are stored as
+chosen, so that another agent's recommendations take effect when a file is used again.
 """
 
 import functools
@@ -24,6 +24,7 @@ from tying.files import read_json
 FORMAT = 2
 DEFAULT_PRESET = "small"
 DEFAULT_AGENT = "dqn"
+_NAMES = ("preset", "agent.name")  # which decide what the other settings are
 
 
 @config
@@ -40,7 +41,8 @@ class AgentConfig:
     """The agent's name; its hyper-parameters are fields of a class made for it."""
 
     name: str = setting(
-        f"who decides: {', '.join(agents.names())}, pointers as in '0 1 1 3', or package.module:Class", default=DEFAULT_AGENT
+        f"who decides: {', '.join(agents.names())}, pointers as in '0 1 1 3', or package.module:Class",
+        default=DEFAULT_AGENT,
     )
 
 
@@ -53,11 +55,10 @@ def agent_config(name: str) -> type[AgentConfig]:
     """
     cls, fixed = agents.agent_class(name)
     own = getattr(cls, "Config", NoConfig)
-    fields = {"__annotations__": {"name": str}, "name": setting(AgentConfig.__pydantic_fields__["name"].description, default=name)}  # type: ignore[attr-defined]
-    for field, value in fixed.items():
-        fields["__annotations__"][field] = str
-        fields[field] = setting(own.__pydantic_fields__[field].description, default=value)
-    return config(type("AgentSettings", (own, AgentConfig), {"__doc__": own.__doc__, **fields}))
+    infos = {**fields_of(own), **fields_of(AgentConfig)}
+    members = {field: setting(infos[field].description, default=value) for field, value in {"name": name, **fixed}.items()}
+    members |= {"__annotations__": dict.fromkeys(members, str), "__doc__": own.__doc__}
+    return config(type("AgentSettings", (own, AgentConfig), members))
 
 
 @config
@@ -108,7 +109,10 @@ def resolve(*choices: Mapping[str, Any]) -> Config:
         InputError: With one line for every mistake.
     """
     chosen = _merged(choices)
-    lines: list[str] = []
+    lines = [f"{name} = {chosen[name]!r}: expected a text" for name in _NAMES if not isinstance(chosen.get(name, ""), str)]
+    lines += [f"unknown setting {name!r}: see --help" for name in chosen if name.partition(".")[0] == "chosen"]
+    if lines:
+        raise InputError(lines)
     base = _attempt(lines, lambda: preset(chosen.get("preset", DEFAULT_PRESET)), PRESETS[DEFAULT_PRESET])
     section = _attempt(lines, lambda: agent_config(chosen.get("agent.name", DEFAULT_AGENT)), None)
     if section is None:  # without its class, an unknown agent's hyper-parameters cannot be checked
@@ -171,8 +175,8 @@ def _conflicts(made: Config) -> list[str]:
     cls = agents.agent_class(made.agent.name)[0]
     if getattr(cls, "needs_telescoping", False) and not kind(made.reward.name).telescopes:
         lines.append(
-            f"reward.name = {made.reward.name!r}: agent {made.agent.name!r} adds rewards up, which ranks patterns only under "
-            "rewards of changes: improvement, fork"
+            f"reward.name = {made.reward.name!r}: agent {made.agent.name!r} adds rewards up, which ranks patterns only "
+            "under rewards of changes: improvement, fork"
         )
     return lines
 
@@ -222,6 +226,4 @@ def dump(made: Config) -> str:
 
 def flags_of(made: Config) -> dict[str, Any]:
     """Return the flags of a configuration: dotted names to fields, those of `run` without its name."""
-    return {
-        name.removeprefix("run."): info for name, info in fields_of(made).items() if name not in ("preset", "chosen")
-    }
+    return {name.removeprefix("run."): info for name, info in fields_of(made).items() if name not in ("preset", "chosen")}

@@ -54,7 +54,8 @@ class Line:
             ValueError: If it is damaged (KeyError, TypeError, or an InputError for its pointers).
         """
         values = json.loads(text)
-        return cls(StepRecord.from_dict(values), *(float(values[name]) for name in _CLOCKS), agent=values["agent"])
+        clocks = {name: float(values[name]) for name in _CLOCKS}
+        return cls(record=StepRecord.from_dict(values), agent=values["agent"], **clocks)
 
 
 class RunDirectory:

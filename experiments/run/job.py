@@ -104,9 +104,9 @@ class Job:
         facts = self.simulator.task.facts()
         if self.resumed:
             known = read_json(self.directory.versions_file)
-            if not isinstance(known, dict) or any(known.get(name) != value for name, value in facts.items() if name != "corpus"):
+            if not isinstance(known, dict) or known.get("corpus_sha256") != facts["corpus_sha256"]:
                 raise InputError(
-                    f"cannot resume: corpus {facts['corpus']} is no longer the text that {self.directory.path} was trained on"
+                    f"cannot resume {self.directory.path}: corpus {facts['corpus']} is no longer the text of its beginning"
                 )
         # The run's seed also holds for an agent that resets the environment without one.
         self.env.reset(seed=self.config.run.seed)

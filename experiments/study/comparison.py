@@ -22,9 +22,13 @@ from tying.files import require_room
 class ComparisonFlags(WorkerConfig):
     """Flags of scripts that compare runs over paired seeds."""
 
-    seeds: list[int] = setting("paired seeds: their number, or the seeds themselves (--seeds 3 4 5)", default=[5], min_length=1)
+    seeds: list[int] = setting(
+        "paired seeds: their number, or the seeds themselves (--seeds 3 4 5)", default=[5], min_length=1
+    )
     first_seed: int | None = setting("the first seed, where --seeds is a number [0 to 2**31]", default=None, ge=0, le=2**31)
-    clock: Literal["wall", "cpu"] = setting("seconds that 'equal time' counts; cpu on a machine with other work", default="wall")
+    clock: Literal["wall", "cpu"] = setting(
+        "seconds that 'equal time' counts; cpu on a machine with other work", default="wall"
+    )
     out: str | None = setting("folder of the comparison, new or to resume; None for one under comparisons/", default=None)
 
     def __post_init__(self) -> None:
@@ -68,20 +72,17 @@ def compare(
     require_room(folder, "--out")
     specs = grid.plan(folder, variants, seeds)
     grid.write_plan(folder, variants, seeds, command)
-    console.print(
-        f"{len(specs)} runs in {folder}; after an interruption, the same command resumes them",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    there = f"{len(specs)} runs in {folder}; after an interruption, the same command resumes them"
+    console.print(there, markup=False, highlight=False, soft_wrap=True)
     failures = grid.run_all(specs, flags, console)
     runs = [*extra, *(Run.load(spec.label, spec.directory) for spec in specs if spec.directory.finished)]
     if not any(run.label == baseline for run in runs):
         raise Failed([*failures, f"no report: not one run of {baseline!r}, which differences are to, is finished"])
     table = write_report(folder, runs, failures, baseline, f"{flags.clock}_s", shlex.join(command))
     print_table(table, baseline, console)
-    console.print(
-        f"report     {shlex.quote(str(folder / 'report.html'))}\nlook       tensorboard --logdir {shlex.quote(str(folder / 'runs'))}",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    report, runs_folder = (shlex.quote(str(folder / name)) for name in ("report.html", "runs"))
+    look = f"report     {report}\nlook       tensorboard --logdir {runs_folder}"
+    console.print(look, markup=False, highlight=False, soft_wrap=True)
     if failures:
         raise Failed(failures)
     return table

@@ -140,7 +140,9 @@ def plan(folder: Path, variants: Sequence[Variant], seeds: Sequence[int]) -> lis
     for variant in variants:
         taken = labels.setdefault(_slug(variant.label), variant.label)
         if taken != variant.label:
-            raise InputError(f"variants {taken!r} and {variant.label!r} would have one folder: compare them apart, with --out")
+            raise InputError(
+                f"variants {taken!r} and {variant.label!r} would have one folder: compare them apart, with --out"
+            )
     for seed in seeds:
         for variant in variants:
             name = f"{_slug(variant.label)}__s{seed}"
@@ -209,8 +211,8 @@ def _require_one_text(specs: Sequence[RunSpec]) -> None:
             known, title = seen.setdefault(spec.config.data, (digest, spec.title))
             if known != digest:
                 raise InputError(
-                    f"{spec.directory.path}: trained on another text than {title} (the corpus has changed in between): name a "
-                    "new folder with --out"
+                    f"{spec.directory.path}: trained on another text than {title} (the corpus has changed in between): "
+                    "name a new folder with --out"
                 )
 
 

@@ -84,18 +84,21 @@ def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
     names |= {"unique layers": "unique", "better in": "better"}
     for name, title in names.items():
         wide = name == "agent"
-        shown.add_column(title, justify="left" if wide else "right", overflow="fold", no_wrap=not wide, max_width=28 if wide else None)
+        shown.add_column(
+            title, justify="left" if wide else "right", overflow="fold", no_wrap=not wide, max_width=28 if wide else None
+        )
     for row in readable[list(names)].itertuples(index=False):
         shown.add_row(*(Text(str(cell)) for cell in row))
     console.print(shown)
 
 
 def _notes(baseline: str, clock: str) -> str:
+    wall = "wall time, left out where runs of a seed were made under different load"
     return (
         f"Differences are to {baseline}, paired by seed (same initial weights, same batches), in nats per token on the "
-        "test split, which no decision saw; in brackets Student's 95 % interval of their mean, from three pairs on. 'Equal time' is "
-        "the loss on the reward split when the fastest run of a seed ended, in seconds of "
-        f"{'wall time, left out where runs of a seed were made under different load' if clock == 'wall_s' else 'processor time'}."
+        "test split, which no decision saw; in brackets Student's 95 % interval of their mean, from three pairs on. "
+        "'Equal time' is the loss on the reward split when the fastest run of a seed ended, in seconds of "
+        f"{wall if clock == 'wall_s' else 'processor time'}."
     )
 
 
@@ -123,7 +126,8 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def _interval(row: dict[str, float], prefix: str) -> str:
-    return written(*(row[prefix + name] for name in ("difference", "low", "high")))
+    mean, low, high = (row[prefix + name] for name in ("difference", "low", "high"))
+    return written(mean, low, high)
 
 
 def _patterns(runs: pd.DataFrame) -> pd.DataFrame:

@@ -142,9 +142,10 @@ _MEANS = (
 def variant_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Return one row per variant, in the order of the runs' first appearance.
 
-    Columns ending in `difference` are means of (variant - baseline), nats per token, over the `pairs`: the seeds that both
-    have; `better_in` counts those in which the variant is lower, `low` and `high` bound Student's 95 % interval of that mean (none
-    for fewer than three pairs). All other columns are means over the variant's own seeds. Perplexities are exp of the mean loss.
+    Columns ending in `difference` are means of (variant - baseline), nats per token, over the `pairs`: the seeds that
+    both have; `better_in` counts those in which the variant is lower, `low` and `high` bound Student's 95 % interval of
+    that mean (none for fewer than three pairs). All other columns are means over the variant's own seeds. Perplexities
+    are exp of the mean loss.
     """
     reference = runs[runs["variant"] == baseline].set_index("seed")
     rows = []

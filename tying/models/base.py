@@ -22,8 +22,8 @@ class Model(nn.Module, ABC):
     Args:
         config: Its shape.
         vocab_size: V.
-        seed: Determines the initial weights; the global generators are neither read nor moved. None: the model stays on the meta
-            device, with shapes and without values.
+        seed: Determines the initial weights; the global generators are neither read nor moved. None: the model stays on
+            the meta device, with shapes and without values.
 
     Attributes:
         Config: Its configuration class.
@@ -106,4 +106,3 @@ class Model(nn.Module, ABC):
 def num_params(model: nn.Module) -> int:
     """Return the number of trainable parameters, each counted once."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-

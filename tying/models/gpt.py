@@ -61,7 +61,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
 
 
 class GPT(Model):
@@ -84,4 +85,4 @@ class GPT(Model):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
         x = self.ln_f(self.run_blocks(F.dropout(x, self.config.dropout, self.training)))
-        return self.head(x) if self.head is not None else F.linear(x, self.wte.weight)
+        return F.linear(x, self.wte.weight if self.head is None else self.head.weight)

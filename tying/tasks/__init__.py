@@ -1,4 +1,4 @@
-"""Tasks: a model, its data, its loss and its metrics, for one kind of work. To add one, write its file and a line in `TASKS`.
+"""Tasks: a model, its data, its loss and its metrics. To add one, write its file and a line in `TASKS`.
 
 Another person's task is named "package.module:Class"; the class derives from `tying.tasks.base.Task`.
 """

@@ -18,7 +18,7 @@ Batch = tuple[Tensor, ...]
 
 
 class Task(ABC):
-    """A model, its data, its loss and its metrics. Agents are rewarded on the split `reward`, results are reported on `test`.
+    """A model, its data, its loss and its metrics. Agents are rewarded on `reward`, results are reported on `test`.
 
     Making one reads no data and builds no model.
 
@@ -110,9 +110,9 @@ class Task(ABC):
     def facts(self) -> dict[str, Any]:
         """Return what identifies the data, JSON-ready: `corpus`, its name, and `corpus_sha256`, its digest."""
 
-    def save_assets(self, folder: Path) -> None:
+    def save_assets(self, folder: Path) -> None:  # noqa: B027 (a task may have none)
         """Write to a run's folder what its model needs to be used, such as a tokenizer."""
 
     def load_model(self, folder: Path) -> nn.Module:
-        """Return a model of the right shape, built from a run's folder without the data; its weights are not yet the run's."""
+        """Return a model of a run's shape, built from its folder without the data; the weights are not the run's yet."""
         return self.build_model(seed=0)

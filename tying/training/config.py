@@ -33,7 +33,9 @@ class TrainerConfig:
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay."""
 
-    learning_rate: float = setting("peak learning rate, right for widths near 128 [per step, > 0 to 10]", default=2e-3, gt=0, le=10)
+    learning_rate: float = setting(
+        "peak learning rate, right for widths near 128 [per step, > 0 to 10]", default=2e-3, gt=0, le=10
+    )
     final_rate: float = setting("learning rate at the end, as a share of the peak [0 to 1]", default=0.1, ge=0, le=1)
     warmup_iterations: int = setting(
         "linear warm-up; at most a tenth of the run is used [iterations, >= 0]", default=100, ge=0

@@ -1,7 +1,7 @@
 """StepRecord: one decision and the window of training after it, as one flat value.
 
-The environment makes it, the simulator adds measurements, the reward adds its terms. Everything else reads it: observations, `info`, the
-line in decisions.jsonl, TensorBoard, tables, resume.
+The environment makes it, the simulator adds measurements, the reward adds its terms. Everything else reads it:
+observations, `info`, the line in decisions.jsonl, TensorBoard, tables, resume.
 """
 
 import math
@@ -44,8 +44,10 @@ class StepRecord:
         independent_block_params: The same for the untied model.
         gradient_norms: Per layer, of the last iteration (clipped); empty where unknown.
         similarities: Per layer, cosine of its weights with the layer before; empty where unknown.
-        gradient_similarities: Per layer, cosine of its position's gradient with that of the layer before; empty where unknown.
-        agreements: Per layer, cosine of its position's gradient with the sum of the others in its group; empty where unknown.
+        gradient_similarities: Per layer, cosine of its position's gradient with that of the layer before; empty where
+            unknown.
+        agreements: Per layer, cosine of its position's gradient with the sum of the others in its group; empty where
+            unknown.
         reward: Sum of reward_terms.
         reward_terms: Name of each term to its value.
         param_weight: Weight of the parameters in the reward, nats per token.
@@ -106,9 +108,10 @@ class StepRecord:
             KeyError: If a field is missing.
             InputError: If the pointers are invalid.
         """
-        plain = {name: tuple(values[name]) if name in _SEQUENCES else values[name] for name in _NAMES}
-        pointers = {name: Pointers(plain[name]) for name in ("pointers", "previous_pointers")}
-        return cls(**{**plain, **pointers})
+        plain: dict[str, Any] = {name: tuple(values[name]) if name in _SEQUENCES else values[name] for name in _NAMES}
+        for name in ("pointers", "previous_pointers"):
+            plain[name] = Pointers(plain[name])
+        return cls(**plain)
 
 
 _NAMES = tuple(f.name for f in fields(StepRecord))

@@ -1,9 +1,9 @@
 """Trainer: owns a model, its optimizer, its tying and its place in the data, and advances them together.
 
-    trainer = Trainer(tasks.make(TaskConfig(), GPTConfig(), DataConfig()), TrainerConfig(), seed=0)
-    trainer.rebind(strategies.make("sequence:3", 6))
-    trainer.train(100)
-    trainer.evaluate("reward")
+trainer = Trainer(tasks.make(TaskConfig(), GPTConfig(), DataConfig()), TrainerConfig(), seed=0)
+trainer.rebind(strategies.make("sequence:3", 6))
+trainer.train(100)
+trainer.evaluate("reward")
 """
 
 import copy
