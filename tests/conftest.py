@@ -98,7 +98,7 @@ class Scripts:
 
 @pytest.fixture(scope="session")
 def scripts() -> Scripts:
-    """Scripts in processes of their own: what a person sees, at the price of seconds."""
+    """Scripts in processes of their own, as a person runs them; seconds each."""
     return Scripts()
 
 
@@ -127,7 +127,7 @@ def train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> Callable[..., Finished]:
     """Call `experiments.train` inside this process, in the test's own folder: the same, in a fraction of the time."""
-    from experiments import cli
+    from experiments.run import cli
     from experiments.train import main
 
     monkeypatch.chdir(tmp_path)
@@ -143,8 +143,10 @@ def train(
 
 
 @pytest.fixture
-def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
-    """Write a module into the test's own folder, from where `train` can import it."""
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], str]]:
+    """Write a module into the test's own folder, from where it can be imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def write(name: str, source: str) -> str:
         (tmp_path / f"{name}.py").write_text(source)
