@@ -1,4 +1,4 @@
-"""An agent in twenty lines: it remembers how much better than of late each choice for a layer paid, and takes the best."""
+"""An agent in twenty lines: it remembers how far each choice for a layer was above the recent average reward, and takes the best."""
 
 from collections import defaultdict
 
@@ -6,11 +6,10 @@ import numpy as np
 from gymnasium import spaces
 
 from agents import Agent
-from tying.layout import View
 
 
 class GreedyAgent(Agent):
-    """Running mean of what every (layer, target) paid above the recent average; one decision in ten explores."""
+    """Running mean of every (layer, target)'s reward above the recent average; one decision in ten explores."""
 
     action_spaces = (spaces.Discrete,)
 
@@ -20,19 +19,20 @@ class GreedyAgent(Agent):
         self.mean, self.recent = defaultdict(float), None
 
     @classmethod
-    def wishes(cls, config):
-        """Return the settings of a run that it needs."""
+    def recommended(cls, config):
+        """Return the settings of a run that it works best with."""
         return {"env.action_mode": "cursor"}
 
     def predict(self, observation, action_masks=None, deterministic=False):
         """Return a legal action."""
-        legal = np.flatnonzero(np.ones(self.env.action_space.n) if action_masks is None else action_masks)
+        legal = np.arange(self.env.action_space.n) if action_masks is None else np.flatnonzero(action_masks)
         if not deterministic and self.generator.random() < 0.1:
             return int(self.generator.choice(legal))
-        return int(max(legal, key=lambda target: self.mean[View(observation).cursor, target]))
+        layer = self.view(observation).cursor
+        return int(max(legal, key=lambda target: self.mean[layer, target]))
 
-    def learn_from(self, observation, action, reward, following, terminated):
-        """Move the mean of this (layer, target) a fifth of the way towards what it paid."""
+    def learn_from(self, observation, action, reward, next_observation, terminated, next_masks):
+        """Move the mean of this (layer, target) a fifth of the way towards its reward above the recent average."""
         self.recent = reward if self.recent is None else 0.7 * self.recent + 0.3 * reward
-        choice = View(observation).cursor, action
+        choice = self.view(observation).cursor, action
         self.mean[choice] += 0.2 * (reward - self.recent - self.mean[choice])
