@@ -174,8 +174,22 @@ class ResumedSimulator:
             )
         self._next += 1
         if self._next == len(self.records):
-            checkpoint.load(self.live.start(), self.folder)
+            self._take_over(known)
         return replace(record, **{name: getattr(known, name) for name in MEASUREMENTS})
+
+    def _take_over(self, known: StepRecord) -> None:
+        """Load the checkpoint after a decision.
+
+        Raises:
+            InputError: If it is damaged, or was made after another decision.
+        """
+        trainer = self.live.start()
+        checkpoint.load(trainer, self.folder)
+        if (trainer.iteration, trainer.pointers) != (known.iteration, known.pointers):
+            raise InputError(
+                f"{self.folder}: a checkpoint of iteration {trainer.iteration} with pointers '{trainer.pointers}'; "
+                f"decision {known.decision} ended at iteration {known.iteration} with '{known.pointers}'"
+            )
 
 
 class LayerTyingEnv(TyingEnv):

@@ -50,7 +50,7 @@ def sample(run: Any, flags: SampleFlags) -> str:
     from tying.training.device import find_device
 
     if not callable(getattr(run.model, "generate", None)):
-        raise InputError(f"{run.path}: the model of task {run.config.task.name!r} does not continue text")
+        raise InputError(f"{run.path}: the model of task {run.training_config.task.name!r} does not continue text")
     tokenizer = tokenizers.load(run.path / TOKENIZER_FILE)
     device = find_device(flags.device, "--device")
     prompt = torch.tensor([list(tokenizers.encode(tokenizer, flags.prompt))], device=device)

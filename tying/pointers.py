@@ -22,14 +22,17 @@ class Pointers(tuple[int, ...]):
         values: One pointer per layer, layer 0 first.
 
     Raises:
-        InputError: If a pointer names itself a later layer, or a layer that is not a root.
+        InputError: If a pointer is no whole number, or names a later layer, or a layer that is not a root.
     """
 
     __slots__ = ()
 
     def __new__(cls, values: Iterable[int]) -> Self:
         """Check and make; see the class."""
-        pointers = tuple(operator.index(value) for value in values)
+        try:
+            pointers = tuple(operator.index(value) for value in values)
+        except TypeError as error:
+            raise InputError(f"pointers {values!r}: expected one whole number per layer, as in (0, 1, 1, 3)") from error
         if not pointers:
             raise InputError("pointers are empty: a model has at least one layer")
         for layer, root in enumerate(pointers):

@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, SerializeAsAny
 
@@ -21,6 +21,7 @@ from tying.config import build, by_name, config, fields_of, flat, nested, overri
 from tying.errors import InputError
 from tying.files import read_json
 
+T = TypeVar("T")
 FORMAT = 2
 DEFAULT_PRESET = "small"
 DEFAULT_AGENT = "dqn"
@@ -199,13 +200,25 @@ def read_config(path: Path) -> dict[str, Any]:
 def load_config(path: Path) -> Config:
     """Return the configuration that a run was made from, as it resolved then.
 
+    Args:
+        path: A run's config.json.
+
     Raises:
         InputError: If the file is missing or damaged, or of another format.
     """
+    return _load(path, Config)
+
+
+def load_training_config(path: Path) -> TrainingConfig:
+    """Return the sections of a run's environment alone; no agent is imported for them. See `load_config`."""
+    return _load(path, TrainingConfig)
+
+
+def _load(path: Path, cls: type[T]) -> T:
     values = read_json(path)
-    resolved, chosen = _saved(path, values, "resolved"), _saved(path, values, "chosen")
+    saved = {**_saved(path, values, "resolved"), "chosen": _saved(path, values, "chosen")}
     try:
-        return build(Config, {**resolved, "chosen": chosen})
+        return build(cls, {name: saved[name] for name in cls.__pydantic_fields__ if name in saved})  # type: ignore[attr-defined]
     except InputError as error:
         raise InputError([f"{path}: {line}" for line in error.lines]) from error
 

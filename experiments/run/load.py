@@ -9,8 +9,9 @@ import torch
 
 import agents
 from agents.base import Agent
+from envs.config import TrainingConfig
 from envs.training import LayerTyingEnv
-from experiments.run.config import Config, load_config
+from experiments.run.config import Config, load_config, load_training_config
 from experiments.run.directory import RunDirectory
 from tying import tasks
 from tying.binding import LayerBinding
@@ -30,16 +31,24 @@ class Run:
 
     Attributes:
         directory: The folder.
-        config: Its settings.
     """
 
     directory: RunDirectory
-    config: Config
 
     @property
     def path(self) -> Path:
         """The folder's path."""
         return self.directory.path
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """Its settings."""
+        return load_config(self.directory.config_file)
+
+    @functools.cached_property
+    def training_config(self) -> TrainingConfig:
+        """The settings of its environment: the model is used without importing the agent."""
+        return load_training_config(self.directory.config_file)
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
@@ -58,14 +67,15 @@ class Run:
     @functools.cached_property
     def task(self) -> Task:
         """The task, whose data are read when they are asked for."""
-        return tasks.make(self.config.task, self.config.model, self.config.data)
+        config = self.training_config
+        return tasks.make(config.task, config.model, config.data)
 
     @functools.cached_property
     def model(self) -> torch.nn.Module:
         """The trained model on the CPU, tied as it was; of an unfinished run, that of the newest checkpoint."""
         folder, pointers = self._weights()
         model = self.task.load_model(self.path)
-        binding = self.config.binding
+        binding = self.training_config.binding
         LayerBinding(self.task.blocks(model), share=binding.share, norms=binding.norms).rebind(pointers)
         load_parameters(model, load_tensors(folder / "model.safetensors"))
         return model.eval()
@@ -82,7 +92,7 @@ class Run:
     @functools.cached_property
     def agent(self) -> Agent:
         """The agent as it was at the end of a finished run."""
-        return agents.load(self.directory.final / "agent", LayerTyingEnv(self.config))
+        return agents.load(self.directory.final / "agent", LayerTyingEnv(self.training_config))
 
 
 def load_run(path: str | Path) -> Run:
@@ -92,4 +102,5 @@ def load_run(path: str | Path) -> Run:
         InputError: If it is no run, or one of another version.
     """
     directory = RunDirectory(Path(path))
-    return Run(directory, load_config(directory.read_config()))
+    load_training_config(directory.read_config())
+    return Run(directory)

@@ -15,6 +15,7 @@ from tying.files import read_json, replacing, write_json
 from tying.training.trainer import Trainer
 
 FORMAT = 1
+_WAY_OUT = "; remove its folder to resume from the checkpoint before"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
@@ -42,10 +43,11 @@ def load(trainer: Trainer, folder: Path) -> None:
     """
     facts: dict[str, Any] = read_json(folder / "state.json")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise InputError(f"{folder}: not a checkpoint of format {FORMAT}")
-    missing = {"iteration", "pointers", "seed"} - facts.keys()
-    if missing:
-        raise InputError(f"{folder / 'state.json'}: {', '.join(sorted(missing))} is missing")
+        raise InputError(f"{folder}: not a checkpoint of format {FORMAT}{_WAY_OUT}")
+    kinds = {"iteration": int, "pointers": list, "seed": int}
+    wrong = [name for name, kind in kinds.items() if not isinstance(facts.get(name), kind)]
+    if wrong or facts["iteration"] < 0:
+        raise InputError(f"{folder / 'state.json'}: {', '.join(wrong or ['iteration'])} is missing or damaged{_WAY_OUT}")
     if facts["seed"] != trainer.seed:
         raise InputError(f"{folder}: made with seed {facts['seed']}, not {trainer.seed}")
     tensors = {part: load_tensors(folder / f"{part}.safetensors") for part in ("model", "optimizer")}
@@ -72,4 +74,4 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: damaged or missing ({error}); remove its folder to go back to the one before") from error
+        raise InputError(f"{path}: damaged or missing ({error}){_WAY_OUT}") from error
