@@ -1,4 +1,4 @@
-"""Both environments: checkers, episodes, freezing, seeds, masks, observations by index."""
+"""All environments: checkers, episodes, freezing, seeds, masks, observations by index."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from envs import FormulaTyingEnv, LayerTyingEnv
 from envs.formula import distance
 from envs.presets import PRESETS
 from tying import Pointers
-from tying.errors import InputError
+from tying.errors import DivergenceError, InputError
 
-IDS = ["tying/LayerTying-v0", "tying/FormulaTying-v0"]
+IDS = ["tying/LayerTying-v0", "tying/FormulaTying-v0", "tying/TyingBench-v0"]
 MODES = ["cursor", "pair", "joint"]
 
 
@@ -29,14 +29,22 @@ def play(env: gymnasium.Env[Any, Any], seed: int = 0) -> list[tuple[np.ndarray, 
     return steps
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_statistics": True, "reward": {"name": "fork", "baseline": 0.9}}])
+@pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_id", IDS)
-def test_both_checkers_pass(env_id: str, mode: str, settings: dict[str, Any]) -> None:
-    env = gymnasium.make(env_id, action_mode=mode, render_mode="ansi", **settings)
+def test_both_checkers_pass(env_id: str, mode: str, render_mode: str) -> None:
+    env = gymnasium.make(env_id, action_mode=mode, render_mode=render_mode)
     gymnasium_check(env.unwrapped)
     sb3_check(env.unwrapped)
     assert env.unwrapped.action_masks().dtype == bool  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("env_id", IDS[:2])
+def test_both_checkers_pass_with_everything_on(env_id: str) -> None:
+    reward = {"name": "fork", "baseline": 0.9}
+    env = gymnasium.make(env_id, freeze_after=0.5, gradient_statistics=True, reward=reward)
+    gymnasium_check(env.unwrapped)
+    sb3_check(env.unwrapped)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -165,6 +173,27 @@ def test_ansi_rendering_shows_the_tying() -> None:
     assert FormulaTyingEnv().render() is None
 
 
+def test_pictures_show_who_shares_and_since_when() -> None:
+    env = FormulaTyingEnv(num_layers=3, num_decisions=4, initial_pointers="0 1 2", render_mode="rgb_array")
+    env.reset(seed=0)
+    first = env.render()
+    assert (first.dtype, first.shape[2]) == (np.uint8, 3)
+    middles = [first.shape[0] * (2 * layer + 1) // 6 for layer in range(3)]
+    for action in (1, 1, 1, 1):  # layer 1 stays, layer 2 joins it, and both stay so
+        env.step(action)
+        shown = env.render()
+        assert shown.shape == first.shape
+    times = [shown.shape[1] * (2 * window + 1) // 8 for window in range(4)]
+    colours = shown[np.ix_(middles, times)]  # (layer, window, channel)
+    same = (colours[1] == colours[2]).all(axis=-1)
+    assert same.tolist() == [False, True, True, True]
+    assert not (colours[0] == colours[1]).all(axis=-1).any()
+    grey = first[np.ix_(middles, times[1:])].reshape(-1, 3)
+    assert len(np.unique(grey, axis=0)) == 1  # nothing is known of what is still to come
+    env.reset(seed=0)
+    assert np.array_equal(env.render(), first)
+
+
 def test_a_model_of_one_layer_has_nothing_to_decide() -> None:
     env = FormulaTyingEnv(num_layers=1, best="independent", num_decisions=2)
     assert [info["pointers"] for *_, info in play(env)] == [[0], [0]]
@@ -188,15 +217,15 @@ def test_noise_is_private_and_seeded() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"action_mod": "pair"}, "did you mean 'action_mode'"),
-        ({"decision_interval": 0}, "decision_interval = 0"),
-        ({"action_mode": "par"}, "action_mode = 'par': did you mean 'pair'"),
+        ({"action_mod": "pair"}, r"unknown setting 'action_mod': did you mean 'env\.action_mode'"),
+        ({"decision_interval": 0}, r"env\.decision_interval = 0"),
+        ({"action_mode": "par"}, r"env\.action_mode = 'par': did you mean 'pair'"),
         ({"reward": {"name": "levl"}}, r"reward\.name = 'levl': did you mean 'level'"),
         ({"model": {"name": "gtp"}}, "unknown model 'gtp': did you mean 'gpt'"),
         ({"trainer": {"iterations": -1, "batch": 3}}, "trainer.iterations = -1"),
         ({"initial_pointers": "0 1"}, "are for 2 layers, the model has 4"),
         ({"preset": "tinny"}, "did you mean 'tiny'"),
-        ({"render_mode": "human"}, "allowed are None and 'ansi'"),
+        ({"render_mode": "human"}, "allowed are None, 'ansi' and 'rgb_array'"),
     ],
 )
 def test_wrong_arguments_are_named(overrides: dict[str, Any], message: str) -> None:
@@ -218,7 +247,8 @@ def test_every_preset_makes_an_environment(name: str) -> None:
 
 
 def test_ids_are_registered() -> None:
-    assert {"LayerTyingEnv", "FormulaTyingEnv"} <= set(envs.__all__)
+    assert {"LayerTyingEnv", "FormulaTyingEnv", "TableTyingEnv"} <= set(envs.__all__)
+    assert all(getattr(envs, name) is not None for name in envs.__all__)
     assert all(env_id in gymnasium.registry for env_id in IDS)
 
 
@@ -227,3 +257,61 @@ def test_freezing_is_not_late_by_rounding(share: float, first_frozen: int) -> No
     env = FormulaTyingEnv(num_decisions=100, freeze_after=share)
     frozen = [info["frozen"] for *_, info in play(env)]
     assert frozen.index(True) == first_frozen
+
+
+@pytest.mark.parametrize("name", ["num_layers", "num_decisions", "gap", "noise"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, -0.5, True, "3", None, [1]], ids=repr)
+def test_numbers_of_the_formula_are_checked(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{name} = ") as caught:
+        FormulaTyingEnv(**{name: value})
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("values", [{"num_layers": 0}, {"num_decisions": 0}, {"num_layers": 2.0}, {"num_decisions": 1.5}])
+def test_counts_of_the_formula_are_whole_and_positive(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected a whole number of at least 1"):
+        FormulaTyingEnv(**values)
+
+
+def test_wrong_numbers_of_the_formula_are_named_together() -> None:
+    with pytest.raises(InputError) as caught:
+        FormulaTyingEnv(num_layers=0, num_decisions=True, gap=float("nan"), noise=-1)
+    assert [line.partition(" ")[0] for line in caught.value.lines] == ["num_layers", "num_decisions", "gap", "noise"]
+
+
+# A run that fails.
+
+FAILING: dict[str, Any] = {"model": {"dropout": 0.1}, "optim": {"tied_rate": 0.5}, "initial_pointers": "0 1 1 3"}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("first_window", [True, False])
+@pytest.mark.parametrize("seed", [3, None], ids=["with its seed", "without a seed"])
+def test_after_a_failed_window_reset_begins_the_run_anew(
+    first_window: bool, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failed window has tied layers and trained for two iterations; nothing of that may be left."""
+    env, fresh = LayerTyingEnv(**FAILING), LayerTyingEnv(**FAILING)
+    env.reset(seed=3)
+    if not first_window:
+        env.step(0)
+    loss, calls = env.simulator.task.loss, []  # type: ignore[attr-defined]
+
+    def fail_at_third(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return loss(*arguments) * (float("nan") if len(calls) == 3 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(env.simulator.task, "loss", fail_at_third)  # type: ignore[attr-defined]
+        with pytest.raises(DivergenceError):
+            env.step(0)
+    assert env.record.decision == (-1 if first_window else 0)
+    env.reset(seed=seed)
+    fresh.reset(seed=env._run_seed)
+    assert first_window is False or env._run_seed == 3
+    actions = [1, 2, 0, 3]
+    assert [env.step(a)[4] for a in actions] == [fresh.step(a)[4] for a in actions]
+    states = [made.simulator.trainer.state_dict() for made in (env, fresh)]  # type: ignore[attr-defined]
+    for part in ("model", "optimizer"):
+        assert states[0][part].keys() == states[1][part].keys()
+        assert all(states[0][part][name].equal(states[1][part][name]) for name in states[0][part])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from envs import FormulaTyingEnv, LayerTyingEnv
-from envs.reward import REWARDS, Reward, RewardConfig, kind
+from envs.reward import Reward, RewardConfig
 from tying import Pointers
 from tying.errors import InputError
 from tying.sharing import trainable_params

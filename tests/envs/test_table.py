@@ -16,6 +16,7 @@ from envs import FormulaTyingEnv, TableTyingEnv, TyingBench
 from tests.envs.tables import FACTS, make_rows, write_table
 from tying import Pointers
 from tying.errors import InputError
+from tying.training.record import StepRecord
 
 ID = "tying/TyingBench-v0"
 MODES = ["cursor", "pair", "joint"]
@@ -227,8 +228,8 @@ def test_reset_begins_to_count_again() -> None:
 
 def test_a_window_knows_its_tokens_and_parameters() -> None:
     env = walking(budget=0.5)
-    windows: list[Any] = []
-    env.on_decision = lambda decision, *_: windows.append(decision.window)
+    windows: list[StepRecord] = []
+    env.on_decision = lambda record, *_: windows.append(record)
     infos = [info for _, info in walk(env)]
     assert [window.tokens for window in windows] == [2000, 4000, 6000, 8000, 10_000]
     assert [(window.block_params, window.independent_block_params) for window in windows] == [
@@ -243,15 +244,15 @@ def test_a_window_knows_its_tokens_and_parameters() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_decisions": 0}, "num_decisions = 0: at least 1"),
+        ({"num_decisions": 0}, "num_decisions = 0: expected a whole number of at least 1"),
         ({"answers": "median"}, "answers = 'median': allowed are 'seed' and 'mean'"),
         ({"budget": 0.3}, r"budget 0\.3 is not in the table: allowed are 0\.25, 0\.5, 1"),
-        ({"table": "nothing"}, "no table 'nothing'"),
+        ({"table": "nothing"}, "unknown table 'nothing'"),
         ({"action_mod": "pair"}, "did you mean 'action_mode'"),
         ({"action_mode": "par"}, "action_mode = 'par': did you mean 'pair'"),
         ({"reward": {"name": "levl"}}, r"reward\.name = 'levl': did you mean 'level'"),
         ({"initial_pointers": "0 1 1 3"}, "are for 4 layers, the model has 3"),
-        ({"render_mode": "human"}, "allowed are None and 'ansi'"),
+        ({"render_mode": "human"}, "allowed are None, 'ansi' and 'rgb_array'"),
         ({"gradient_statistics": True}, "gradient_statistics: a table has no gradients"),
     ],
 )
@@ -268,8 +269,8 @@ def test_ten_thousand_decisions_build_and_read_nothing(name: str, monkeypatch: p
     bench().losses()
     for owner, forbidden in (
         ("torch.nn.Module", "__init__"),
-        ("tying.models", "build"),
-        ("tying.trainer.Trainer", "__init__"),
+        ("tying.models.base.Model", "__init__"),
+        ("tying.training.trainer.Trainer", "__init__"),
         ("tying.tyingbench.TyingBench", "__init__"),
         ("tying.tyingbench", "read_rows"),
         ("pathlib.Path", "open"),

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_whoever_looks_at_a_table_cannot_change_it() -> None:
 
 @given(
     pointers=st.integers(0, 14).map(list(Pointers.all(4)).__getitem__),
-    counts=st.tuples(*[st.integers(0, 10**12)] * 4),
+    counts=st.tuples(*[st.integers(1, 10**12)] * 4),
     budget=st.integers(1, 1000).map(lambda thousandths: thousandths / 1000),
     losses=st.tuples(*[st.integers(0, 10**8).map(lambda millionths: millionths / 10**6)] * 2),
     seconds=st.integers(0, 10**9).map(lambda thousandths: thousandths / 1000),
@@ -114,7 +115,7 @@ def test_whoever_looks_at_a_table_cannot_change_it() -> None:
 def test_a_row_survives_its_line(
     pointers: Pointers, counts: tuple[int, int, int, int], budget: float, losses: tuple[float, float], seconds: float
 ) -> None:
-    row = Row(pointers, counts[0], budget, counts[1], *losses, seconds, *counts[2:])
+    row = Row(**dict(zip(COLUMNS, (pointers, counts[0], budget, counts[1], *losses, seconds, *counts[2:]), strict=True)))
     cells = row.to_text()
     assert len(cells) == len(COLUMNS)
     assert Row.from_text(cells) == row
@@ -122,7 +123,8 @@ def test_a_row_survives_its_line(
 
 
 def test_a_line_reads_as_a_person_expects() -> None:
-    row = Row(Pointers((0, 1, 1)), 4, 0.25, 81_920, 2.6524912, 2.5, 2.8284, 119_104, 98_560)
+    values = (Pointers((0, 1, 1)), 4, 0.25, 81_920, 2.6524912, 2.5, 2.8284, 119_104, 98_560)
+    row = Row(**dict(zip(COLUMNS, values, strict=True)))
     assert ",".join(row.to_text()) == "0 1 1,4,0.25,81920,2.652491,2.500000,2.828,119104,98560"
 
 

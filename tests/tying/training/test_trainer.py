@@ -50,6 +50,28 @@ def test_the_run_does_not_depend_on_the_global_generators_nor_move_them() -> Non
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_a_trainer_on_the_cpu_leaves_other_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.manual_seed reseeds CUDA's generators, or queues that for their first use; so does fork_rng without devices."""
+    touched: list[str] = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> object:
+            touched.append(name)
+            return lambda *_: None
+
+    for name in ("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state", "get_rng_state", "_lazy_call"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name, **__: touched.append(name))
+    monkeypatch.setattr(torch.cuda, "default_generators", (Spy(), Spy()))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    made = trainer(DROPOUT)
+    made.rebind((0, 1, 1))
+    made.train(2)
+    made.evaluate("reward", 1)
+    with made.undone():
+        made.train(1)
+    assert touched == []
+
+
 def test_windows_make_no_difference() -> None:
     whole, parts = trainer(DROPOUT), trainer(DROPOUT)
     once = losses(whole, 12)
