@@ -14,7 +14,6 @@ from experiments.run import cli
 from experiments.run.config import load_config
 from experiments.run.directory import RunDirectory
 from experiments.study import comparison, grid
-from experiments.study.results import Run
 from tying import strategies
 from tying.config import config
 from tying.files import require_room, write_json
@@ -52,7 +51,7 @@ def main(words: Sequence[str]) -> Any:
         flags.seed_list(made.run.seed),
         _BASELINE,
         ["python", "-m", "experiments.retrain", *words],
-        extra=[Run.load(f"run: {made.agent.name}", directory)],
+        extra={f"run: {made.agent.name}": directory},
     )
     shown = table[table["variant"].isin(rivals)]
     best = rivals[shown.loc[shown["reward_loss"].idxmin(), "variant"]]

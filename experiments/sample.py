@@ -4,9 +4,11 @@ python -m experiments.sample runs/<run> --prompt "def "
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from experiments.run import cli
+from experiments.run.directory import RunDirectory
 from tying.config import config, setting
 from tying.errors import InputError
 from tying.training.device import require_device
@@ -29,6 +31,8 @@ def main(words: Sequence[str]) -> str:
     """Print the prompt with its continuation, and return it."""
     flags, _ = cli.read_own(SampleFlags, words, "experiments.sample")
     require_device(flags.device, "--device")
+    RunDirectory(Path(flags.run)).read_config()
+    # Imported now, since it imports torch: mistakes are answered before.
     from experiments.run.load import load_run
 
     text = sample(load_run(flags.run), flags)

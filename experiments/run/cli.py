@@ -101,7 +101,7 @@ def read_own(cls: type[T], words: Sequence[str], program: str, keep_rest: bool =
         SystemExit: After --help.
     """
     flags = fields_of(cls)
-    if {"-h", "--help"} & set(words) and not keep_rest:
+    if {"-h", "--help"} & set(words):
         show_help(parser(flags, program, cls.__doc__ or ""))
     given = read(flags, words)
     if not keep_rest:

@@ -1,21 +1,22 @@
 """A comparison: a grid of runs is trained, and its report written. What `compare` and `retrain` have in common."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 from rich.console import Console
 
 from experiments.run.cli import Failed
+from experiments.run.directory import RunDirectory
 from experiments.study import grid
-from experiments.study.report import print_table, write_report
-from experiments.study.results import Run
 from experiments.study.workers import WorkerConfig
 from tying.config import config, setting
 from tying.errors import InputError
 from tying.files import require_room
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @config
@@ -51,8 +52,8 @@ def compare(
     seeds: Sequence[int],
     baseline: str,
     command: Sequence[str],
-    extra: Sequence[Run] = (),
-) -> pd.DataFrame:
+    extra: Mapping[str, RunDirectory] | None = None,
+) -> "pd.DataFrame":
     """Train the runs that are not finished, write the report, print the table and return it.
 
     Args:
@@ -62,20 +63,25 @@ def compare(
         seeds: Paired.
         baseline: The label that differences are to.
         command: Stands in the report.
-        extra: Finished runs from elsewhere that are shown too.
+        extra: Labels to finished runs from elsewhere that are shown too.
 
     Raises:
         InputError: If the folder holds a comparison with other settings or of another text.
         Failed: If runs failed; the report of the others is written before.
     """
+    # Imported now, since they import pandas and matplotlib: mistakes are answered before.
+    from experiments.study.report import print_table, write_report
+    from experiments.study.results import Run
+
     console = Console()
+    others = [Run.load(label, directory) for label, directory in (extra or {}).items()]
     require_room(folder, "--out")
     specs = grid.plan(folder, variants, seeds)
     grid.write_plan(folder, variants, seeds, command)
     there = f"{len(specs)} runs in {folder}; after an interruption, the same command resumes them"
     console.print(there, markup=False, highlight=False, soft_wrap=True)
     failures = grid.run_all(specs, flags, console)
-    runs = [*extra, *(Run.load(spec.label, spec.directory) for spec in specs if spec.directory.finished)]
+    runs = [*others, *(Run.load(spec.label, spec.directory) for spec in specs if spec.directory.finished)]
     if not any(run.label == baseline for run in runs):
         raise Failed([*failures, f"no report: not one run of {baseline!r}, which differences are to, is finished"])
     table = write_report(folder, runs, failures, baseline, f"{flags.clock}_s", shlex.join(command))
