@@ -36,14 +36,19 @@ _METHODS = ("predict", "learn", "save", "load")
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the agents that decide, then those of the fixed strategies."""
+    """Return the names that make an agent as they stand: agents that decide, then fixed strategies without arguments."""
+    return (*AGENTS, *strategies.names(without_arguments=True))
+
+
+def prefixes() -> tuple[str, ...]:
+    """Return all that a name may begin with, before a colon: agents that decide, strategies, schedules."""
     return (*AGENTS, *strategies.names(), *strategies.schedule_names())
 
 
 def is_fixed(name: str) -> bool:
     """Return whether a name is a fixed strategy, a schedule or a pattern rather than an agent that decides."""
     head = name.partition(":")[0]
-    return head in names()[len(AGENTS) :] or head[:1].isdecimal()
+    return head in prefixes()[len(AGENTS) :] or head[:1].isdecimal()
 
 
 def agent_class(name: str) -> tuple[type[Agent], dict[str, Any]]:
@@ -58,7 +63,7 @@ def agent_class(name: str) -> tuple[type[Agent], dict[str, Any]]:
         return registry.load("agent", name, AGENTS[name]), {}
     if not registry.is_foreign(name):
         otherwise = "pointers as in '0 1 1 3', or package.module:Class"
-        raise InputError(unknown(f"agent {name!r}", name, names(), otherwise))
+        raise InputError(unknown(f"agent {name!r}", name, prefixes(), otherwise))
     return _foreign(name, registry.load("agent", name, name)), {}
 
 

@@ -102,6 +102,8 @@ class SearchAgent(Agent, ABC):
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """Return a pattern to try, or the best one known: when `deterministic`, and after the share `explore`."""
         view = self.view(observation)
+        if self.best is None:  # asked before a run has begun
+            self.begin(view.pointers)
         if view.frozen:
             return np.array(view.pointers)
         if deterministic or not exploring(view, self.config.explore):

@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> Any:
 def _split(text: str) -> list[str]:
     """Return the agents of a list with commas, "dqn,random"; commas inside a variant stay."""
     parts = text.split(",")
-    return parts if all(part.partition(":")[0] in registry.names() for part in parts) else [text]
+    return parts if all(part.partition(":")[0] in registry.prefixes() for part in parts) else [text]
 
 
 if __name__ == "__main__":

@@ -184,9 +184,15 @@ def untie_after(pattern: str) -> tuple[str, str]:
     return pattern, "independent"
 
 
-def names() -> tuple[str, ...]:
-    """Return the names that `make` knows."""
-    return tuple(_STRATEGIES)
+def names(without_arguments: bool = False) -> tuple[str, ...]:
+    """Return the names that `make` knows, or those of them that are patterns without an argument."""
+    return tuple(name for name in _STRATEGIES if not (without_arguments and _required(name)))
+
+
+def _required(name: str) -> bool:
+    """Return whether a strategy needs arguments behind its name."""
+    parameters = list(inspect.signature(_STRATEGIES[name]).parameters.values())[1:]
+    return any(parameter.default is parameter.empty for parameter in parameters)
 
 
 def make(text: str, num_layers: int) -> Pointers:

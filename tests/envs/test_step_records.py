@@ -1,5 +1,6 @@
 """One record per step: what rewards, observations, infos and listeners read."""
 
+import itertools
 from typing import Any
 
 import gymnasium
@@ -66,7 +67,7 @@ def test_a_record_begins_where_the_one_before_ended(make: Any) -> None:
         env.step(env.action_space.sample())
     records = [record for record, *_ in heard]
     assert records[0].previous_loss == env.simulator.uninformed_loss()
-    for before, after in zip(records, records[1:], strict=False):
+    for before, after in itertools.pairwise(records):
         assert after.previous_loss == before.reward_loss
         assert after.previous_pointers == before.pointers
         assert after.previous_share == pytest.approx(before.param_share)
