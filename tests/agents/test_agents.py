@@ -10,7 +10,7 @@ import torch
 
 import agents
 import envs  # noqa: F401 (registers the environments)
-from agents.base import Agent, masks_of
+from agents.base import Agent, Transition, masks_of
 from agents.replay import Replay
 from tying import Pointers, strategies
 from tying.errors import InputError
@@ -67,7 +67,8 @@ def decisions_of(name: str, mode: str, seed: int, count: int = 45, **hyperparame
 
 
 def test_every_name_is_tested() -> None:
-    assert {name.partition(":")[0] for name in MODES} - {"0 1 1 3 3 5"} == set(agents.names())
+    assert {name.partition(":")[0] for name in MODES} - {"0 1 1 3 3 5"} == set(agents.registry.prefixes())
+    assert set(agents.names()) <= set(MODES)
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
@@ -100,8 +101,10 @@ def test_what_is_saved_decides_like_what_was_learned(name: str, mode: str, tmp_p
     env = instant(mode)
     agent = agents.make(name, env, seed=3).learn(env, 40)
     agent.save(tmp_path / "agent")
-    loaded = agents.load(name, tmp_path / "agent", instant(mode))
+    loaded = agents.load(tmp_path / "agent", instant(mode))
     observation, _ = env.reset(seed=5)
+    agent.begin_episode(observation)
+    loaded.begin_episode(observation)
     for _ in range(10):
         action = agent.predict(observation, masks_of(env), deterministic=True)
         if name != "random":
@@ -171,14 +174,14 @@ def test_hyperparameters_are_set_and_checked() -> None:
         (
             "dqn",
             "joint",
-            "agents that fit: ppo, maskable_ppo, recurrent_ppo, a2c, local_search, evolution, surrogate, random, fixed "
-            "strategies",
+            "agents that fit: ppo, maskable_ppo, local_search, surrogate, random, recurrent_ppo, a2c, evolution, fixed "
+            "strategies;",
         ),
         (
             "sequence:3",
             "cursor",
-            "agents that fit: dqn, qrdqn, double_dqn, ppo, maskable_ppo, recurrent_ppo, a2c, paper, thompson, ucb, "
-            "gradient_similarity, random;",
+            "agents that fit: dqn, double_dqn, ppo, maskable_ppo, random, qrdqn, recurrent_ppo, a2c, paper, thompson, ucb, "
+            "gradient_similarity;",
         ),
         ("paper", "pair", "it needs env.action_mode cursor"),
         ("dqm", "cursor", "did you mean 'dqn'"),
@@ -218,32 +221,33 @@ def test_the_published_agent_is_as_published() -> None:
     """Linear(L, 128), ReLU, Linear(128, L(L+1)/2); epsilon x 0.95 per sweep; the target reads the decided layer's slice."""
     env = instant(initial_pointers="all_tied")
     agent: Any = agents.make("paper", env, seed=0, epsilon=0.0, epsilon_min=0.0)
-    assert [tuple(p.shape) for p in agent.network.parameters()] == [(128, 6), (128,), (21, 128), (21,)]
+    network = agent.network.network
+    assert [tuple(p.shape) for p in network.parameters()] == [(128, 6), (128,), (21, 128), (21,)]
     pointers = torch.zeros(6)
     observation, _ = env.reset(seed=0)
     action = agent.predict(observation, masks_of(env))
-    assert action == int(agent.network(pointers)[1:3].argmax())  # layer 1 reads two outputs from number 1 on
-    following, reward, *_ = env.step(action)
+    assert action == int(network(pointers)[1:3].argmax())  # layer 1 reads two outputs from number 1 on
+    next_observation, reward, *_ = env.step(action)
     after = torch.tensor([0.0, *([1.0] if action else [0.0]), 0, 0, 0, 0])
-    error = reward + 0.99 * agent.network(after)[1:3].max() - agent.network(pointers)[1 + action]
-    agent.learn_from(observation, action, float(reward), following, True)
+    error = reward + 0.99 * network(after)[1:3].max() - network(pointers)[1 + action]
+    agent.learn_from(Transition(observation, action, float(reward), next_observation, True, None))
     assert agent.metrics()["train/loss"] == pytest.approx(float(error.detach()) ** 2, rel=1e-5)
 
     explorer: Any = agents.make("paper", env, seed=0)
     shares = []
     for _ in range(15):
         shares.append(explorer.epsilon)
-        explorer.learn_from(observation, action, 0.0, following, False)
+        explorer.learn_from(Transition(observation, action, 0.0, next_observation, False, None))
     assert shares == pytest.approx([1.0] * 5 + [0.95] * 5 + [0.95**2] * 5)
 
 
-def test_saved_learners_go_on_where_they_were(tmp_path: Path) -> None:
+def test_saved_learners_continue_where_they_were(tmp_path: Path) -> None:
     """Network, optimizer, generator, epsilon, ...: the loaded one decides and learns like the one that was saved."""
     for name in OWN_LEARNERS:
         agent = agents.make(name, instant(noise=0.1), seed=3).learn(instant(noise=0.1), 40)
         agent.save(tmp_path / name)
         decided = []
-        for other in (agent, agents.load(name, tmp_path / name, instant())):
+        for other in (agent, agents.load(tmp_path / name, instant())):
             env = instant(noise=0.1)
             seen: list[Pointers] = []
             env.unwrapped.on_decision = lambda decision, *_, seen=seen: seen.append(decision.pointers)  # type: ignore[attr-defined]
@@ -256,33 +260,34 @@ def test_masks_of_what_follows_bound_the_double_dqns_target() -> None:
     """An action that is illegal afterwards is not bootstrapped from, however well the network speaks of it."""
     env = instant()
     agent: Any = agents.make("double_dqn", env, seed=0, gamma=0.5, learning_starts=10_000).learn(env, 12)
-    batch = agent.replay.sample(64, agent.generator)
-    before = agent._targets(batch, median=0.0, spread=1.0)
+    learner = agent.learner
+    batch = learner.replay.sample(64, learner.generator)
+    before = learner._targets(batch, median=0.0, spread=1.0)
     with torch.no_grad():
-        agent.network[-1].bias[3] += 1000
-        agent.target[-1].bias[3] += 1000
-    raised = agent._targets(batch, median=0.0, spread=1.0) > before + 100
-    assert torch.equal(raised, batch.following_masks[:, 3] & (batch.discount > 0))
+        learner.network[-1].bias[3] += 1000
+        learner.target[-1].bias[3] += 1000
+    raised = learner._targets(batch, median=0.0, spread=1.0) > before + 100
+    assert torch.equal(raised, batch.next_masks[:, 3] & (batch.discount > 0))
     assert raised.any() and not raised.all()
 
 
 def test_steps_and_ends_bound_the_double_dqns_returns() -> None:
     env = instant(num_decisions=5)
     agent: Any = agents.make("double_dqn", env, seed=0, gamma=0.5, n_steps=3).learn(env, 5)
-    replay, rewards = agent.replay, np.array(agent.rewards)
+    replay, rewards = agent.learner.replay, np.array(agent.learner.rewards)
     assert len(replay) == 5
     assert replay.columns["discount"][:5].tolist() == [0.125, 0.125, 0.0, 0.0, 0.0]
     expected = [sum(0.5**k * reward for k, reward in enumerate(rewards[i : i + 3])) for i in range(5)]
     assert replay.columns["reward"][:5].tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_surprises_are_replayed_more_often() -> None:
+def test_transitions_of_large_errors_are_replayed_more_often() -> None:
     replay = Replay(capacity=4, observation_size=1, num_actions=2, exponent=1.0)
-    values = {"observation": [0.0], "reward": 0.0, "reward_weight": 1.0, "discount": 0.0, "following": [0.0]}
+    values = {"observation": [0.0], "reward": 0.0, "reward_weight": 1.0, "discount": 0.0, "next_observation": [0.0]}
     for action in range(6):  # the newest four are kept
-        replay.add(action=action, following_masks=[True, True], **values)
+        replay.add(action=action, next_masks=[True, True], **values)
     assert sorted(replay.columns["action"].tolist()) == [2, 3, 4, 5]
-    replay.surprise(torch.arange(4), torch.tensor([0.1, 0.1, 0.1, 2.7]))
+    replay.set_priority(torch.arange(4), torch.tensor([0.1, 0.1, 0.1, 2.7]))
     batch = replay.sample(4000, torch.Generator().manual_seed(0))
     assert float((batch.index == 3).float().mean()) == pytest.approx(0.9, abs=0.02)
     assert float(batch.weight[batch.index == 3].max()) == pytest.approx((0.101 / 2.701) ** 0.5, rel=1e-3)
@@ -310,16 +315,18 @@ def test_a_recurrent_policy_remembers_the_run_so_far_and_forgets_at_the_next() -
     env = instant()
     agent: Any = agents.make("recurrent_ppo", env, seed=0)
     observation, _ = env.reset(seed=0)
-    following, *_ = env.step(1)
+    next_observation, *_ = env.step(1)
 
-    def memory(*observations: np.ndarray) -> np.ndarray:
+    def memory(*observations: np.ndarray, new: bool) -> np.ndarray:
+        if new:
+            agent.begin_episode(observations[0])
         for shown in observations:
             agent.predict(shown, deterministic=True)
         return np.concatenate(agent._memory)
 
-    once = memory(observation, following)
-    assert not np.array_equal(memory(following), once)  # goes on
-    assert np.array_equal(memory(observation, following), once)  # begins again
+    once = memory(observation, next_observation, new=True)
+    assert not np.array_equal(memory(next_observation, new=False), once)  # remembers
+    assert np.array_equal(memory(observation, next_observation, new=True), once)  # forgets
 
 
 def test_a_recurrent_policys_diagnostics_are_of_what_it_does() -> None:

@@ -45,7 +45,7 @@ def test_it_beats_random(name: str, margin: float) -> None:
 
 @pytest.mark.learning
 def test_the_published_agent_learns_once_its_bootstrap_is_gone() -> None:
-    """As published it scores what luck does, 0.45 on the mended reward; without bootstrap (gamma 0) 0.3."""
+    """As published it scores what luck does, 0.45 on our reward; without bootstrap (gamma 0) 0.3."""
     assert abs(score("paper") - score("random")) < 0.05
     assert score("paper", gamma=0.0) < score("random") - 0.05
 

@@ -13,7 +13,7 @@ import envs  # noqa: F401 (registers the environments)
 from agents.base import masks_of
 from agents.networks import PerLayerNetwork
 from envs.formula import distance
-from tying import layout
+from tying import interface
 from tying.errors import InputError
 from tying.pointers import Pointers
 
@@ -25,13 +25,13 @@ def network(num_layers: int, mode: str = "cursor", seed: int = 0) -> PerLayerNet
 
 def observe(pointers: Pointers, cursor: int | None, **scalars: float) -> torch.Tensor:
     num_layers = len(pointers)
-    columns = {name: np.zeros(num_layers) for name in layout.PER_LAYER}
+    columns = {name: np.zeros(num_layers) for name in interface.PER_LAYER}
     columns["pointer"] = np.array(pointers) / max(1, num_layers - 1)
     columns["root"][list(pointers.roots)] = 1
     if cursor is not None:
         columns["cursor"][cursor] = 1
-    values = {name: 0.5 for name in layout.SCALARS} | scalars
-    return torch.tensor(layout.flatten(values, columns), dtype=torch.float32)
+    values = {name: 0.5 for name in interface.SCALARS} | scalars
+    return torch.tensor(interface.flatten(values, columns), dtype=torch.float32)
 
 
 def test_its_weights_do_not_depend_on_the_number_of_layers_or_the_action_mode() -> None:
@@ -65,11 +65,11 @@ def test_both_action_modes_value_the_same_change_alike(pattern: str) -> None:
 def test_it_sees_the_pattern_and_the_time_and_nothing_that_differs_between_models() -> None:
     pattern = Pointers((0, 1, 1, 3))
     plain = network(4)(observe(pattern, 2))
-    columns = layout.View(observe(pattern, 2).numpy())
+    columns = interface.ObservationView(observe(pattern, 2).numpy())
     noisy = observe(pattern, 2, log_perplexity=1.7, change=-0.3)
     for layer in range(columns.num_layers):
         for name in ("gradient", "similarity", "gradient_similarity", "agreement"):
-            noisy[len(layout.SCALARS) + layer * len(layout.PER_LAYER) + layout.PER_LAYER.index(name)] = 0.1 * layer
+            noisy[len(interface.SCALARS) + layer * len(interface.PER_LAYER) + interface.PER_LAYER.index(name)] = 0.1 * layer
     torch.testing.assert_close(network(4)(noisy), plain)
     assert not torch.allclose(network(4)(observe(pattern, 2, remaining=0.1)), plain)
     assert not torch.allclose(network(4)(observe(Pointers((0, 1, 2, 3)), 2)), plain)
@@ -80,7 +80,7 @@ def test_equal_places_as_shares_of_the_depth_are_valued_alike_whatever_the_depth
     four, seven = observe(Pointers((0, 0, 0, 0)), 3), observe(Pointers((0,) * 7), 6)
     short, long = network(4)(four)[0], network(7)(seven)[0]
     # The share of unique layers, 1/4 and 1/7, is the one feature that differs; told to be equal, the values are.
-    root = len(layout.SCALARS) + layout.PER_LAYER.index("root")
+    root = len(interface.SCALARS) + interface.PER_LAYER.index("root")
     assert not torch.allclose(short, long)
     four[root], seven[root] = 4.0, 7.0  # the sum of roots is what the share is made from
     first = network(4)._features(four[None])[0, 0]
@@ -97,12 +97,12 @@ def test_an_agent_begins_with_what_another_learned(tmp_path: Path) -> None:
     learned = agents.make("double_dqn", make_env(4, "sandwich"), network="per_layer").learn(make_env(4, "sandwich"), 30)
     learned.save(tmp_path / "policy")
     began: Any = agents.make("double_dqn", make_env(7, "sandwich"), network="per_layer", init_from=str(tmp_path / "policy"))
-    saved = learned.network.state_dict()  # type: ignore[attr-defined]
-    for part in (began.network, began.target):
+    saved = learned.learner.network.state_dict()  # type: ignore[attr-defined]
+    for part in (began.learner.network, began.learner.target):
         for name, value in part.state_dict().items():
             torch.testing.assert_close(value, saved[name], rtol=0, atol=0)
     assert began.epsilon == began.config.exploration_final_eps
-    assert began.rewards == [] and len(began.replay) == 0  # what was seen elsewhere is left there
+    assert began.learner.rewards == [] and len(began.learner.replay) == 0  # what was seen elsewhere is left there
     zero: Any = agents.make("double_dqn", make_env(7, "sandwich"), network="per_layer")
     assert zero.epsilon == 1.0
 
@@ -117,8 +117,8 @@ def test_what_cannot_be_begun_with_is_said_in_one_line(tmp_path: Path) -> None:
         ("flat", "flat", 6): "its network does not fit",
         ("nowhere", "flat", 4): "agent.json: no such file",
     }
-    for (folder, kind, num_layers), complaint in cases.items():
-        with pytest.raises(InputError, match=complaint) as caught:
+    for (folder, kind, num_layers), refusal in cases.items():
+        with pytest.raises(InputError, match=refusal) as caught:
             agents.make("double_dqn", make_env(num_layers, "sandwich"), network=kind, init_from=str(tmp_path / folder))
         assert len(caught.value.lines) == 1
     agents.make("double_dqn", env, init_from=str(tmp_path / "flat"))  # of the same size a flat one fits too
@@ -144,6 +144,6 @@ def test_what_was_learned_with_five_layers_helps_with_eight() -> None:
         small.learn(make_env(5, "private_first"), 400)
         large: Any = agents.make("double_dqn", make_env(8, "private_first"), seed=seed, network="per_layer")
         untaught.append(final_distance(large, make_env(8, "private_first")))
-        large.network.load_state_dict(small.network.state_dict())  # type: ignore[attr-defined]
+        large.learner.network.load_state_dict(small.learner.network.state_dict())  # type: ignore[attr-defined]
         taught.append(final_distance(large, make_env(8, "private_first")))
     assert np.mean(taught) < np.mean(untaught) - 0.3

@@ -100,7 +100,7 @@ def test_a_frozen_pattern_is_left_alone(name: str) -> None:
     assert all(legal)
 
 
-def test_local_search_goes_back_from_what_does_not_pay() -> None:
+def test_local_search_goes_back_from_moves_that_do_not_help() -> None:
     """From the best pattern every move is a loss, so every other decision goes back to it."""
     seen = run_of("local_search", 40, initial_pointers="sandwich", hyperparameters={"explore": 0.5})
     assert set(seen[1:20:2]) == {Pointers((0, 1, 1, 1, 1, 5))}
@@ -113,10 +113,11 @@ def test_local_search_tries_a_move_for_as_many_windows_as_asked() -> None:
     assert tried[0] == tried[1] == tried[2] != tried[3]
 
 
-def test_a_search_that_goes_on_begins_with_its_best() -> None:
+def test_a_search_begins_its_next_run_with_its_best() -> None:
     for name in SEARCHES:
         env = gymnasium.make("tying/FormulaTying-v0", action_mode="joint", num_decisions=50)
         agent = agents.make(name, env).learn(env, 50)
         observation, _ = env.reset()
+        agent.begin_episode(observation)
         best = agent.predict(observation, deterministic=True)
         assert np.array_equal(agent.predict(observation), best)
