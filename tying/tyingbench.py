@@ -1,25 +1,30 @@
 """TyingBench: a table of every tying of a small Transformer, each trained from scratch at several seeds.
 
     bench = TyingBench.load()
-    bench.query(Pointers((0, 1, 1, 1, 1, 1)), budget=0.5, seed=0)["test_loss"]
-    bench.regret(Pointers.independent(6), param_weight=0.1)
+    bench.query("0 1 1 1 1 1", budget=0.5, seed=0)["test_loss"]
+    bench.regret("independent", param_weight=0.1)
 
-A table is a CSV file with a line for every (pattern, seed, budget), and a JSON file of the same name with what it was made
-from. `python -m experiments.tyingbench build` makes one; the shipped ones are in `tying/tables`, with their data card.
+A table is a CSV file with a line for every (pattern, seed, budget), and a JSON file of the same name with its settings.
+`python -m experiments.tyingbench build` makes one; the shipped ones are in `tying/tables`, with their data card.
 
-P patterns, S seeds, B budgets.
+P patterns, S seeds.
 """
 
 import csv
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import Field, PlainValidator
 
+from tying import strategies
+from tying.config import build, config
 from tying.errors import InputError, unknown
 from tying.files import read_json
 from tying.pointers import Pointers
@@ -28,19 +33,22 @@ from tying.training.record import perplexity
 FORMAT = 1
 DEFAULT = "shakespeare-6"
 FOLDER = Path(__file__).parent / "tables"
-# Shares of the run at which a pattern is judged.
+# Shares of the run at which a pattern is evaluated.
 BUDGETS = (0.25, 0.5, 1.0)
 Split = Literal["reward", "test"]
+_Count = Annotated[int, Field(ge=0)]
+_Amount = Annotated[float, Field(ge=0)]
+_Pattern = Annotated[Pointers, PlainValidator(lambda v: v if isinstance(v, Pointers) else Pointers.parse(str(v)))]
 
 
-@dataclass(frozen=True)
+@config
 class Row:
     """One pattern, trained from scratch at one seed up to a budget.
 
     Attributes:
         pointers: The pattern.
         seed: Of initial weights and batches: equal seeds have equal ones, whatever the pattern.
-        budget: Share of the run's iterations that are done.
+        budget: Share of the run's iterations that are done, above 0 to 1.
         tokens: Training tokens seen.
         reward_loss: On the reward split's batches, nats per token.
         test_loss: On the whole test split, nats per token.
@@ -49,50 +57,38 @@ class Row:
         block_params: Of the blocks.
     """
 
-    pointers: Pointers
-    seed: int
-    budget: float
-    tokens: int
-    reward_loss: float
-    test_loss: float
-    seconds: float
-    trainable_params: int
-    block_params: int
+    pointers: _Pattern
+    seed: _Count
+    budget: Annotated[float, Field(gt=0, le=1)]
+    tokens: _Count
+    reward_loss: _Amount
+    test_loss: _Amount
+    seconds: _Amount
+    trainable_params: Annotated[int, Field(ge=1)]
+    block_params: Annotated[int, Field(ge=1)]
 
     def to_text(self) -> list[str]:
         """Return the cells of its line."""
-        return [
-            str(self.pointers),
-            str(self.seed),
-            f"{self.budget:g}",
-            str(self.tokens),
-            f"{self.reward_loss:.6f}",
-            f"{self.test_loss:.6f}",
-            f"{self.seconds:.3f}",
-            str(self.trainable_params),
-            str(self.block_params),
-        ]
+        forms = {"budget": "g", "reward_loss": ".6f", "test_loss": ".6f", "seconds": ".3f"}
+        values = {name: getattr(self, name) for name in COLUMNS}
+        return [format(value, forms[name]) if name in forms else str(value) for name, value in values.items()]
 
     @classmethod
     def from_text(cls, cells: Sequence[str]) -> Self:
         """Read the cells of a line.
 
         Raises:
-            ValueError: If they are not those of a row (an InputError where the pattern is wrong).
+            ValueError: If they are not those of a row (an InputError where a value is wrong).
         """
-        pointers, *numbers = cells
-        types: tuple[Callable[[str], Any], ...] = (int, _finite, int, _finite, _finite, _finite, int, int)
-        return cls(Pointers.parse(pointers), *(kind(n) for kind, n in zip(types, numbers, strict=True)))
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no figure")
-    return value
+        return build(cls, dict(zip(COLUMNS, cells, strict=True)))
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """Return the lines of rows, without the line of columns."""
+    return "".join(",".join(row.to_text()) + "\n" for row in rows)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -105,8 +101,7 @@ def read_rows(path: Path) -> list[Row]:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: unreadable ({error})") from error
-    whole = text.split("\n")[:-1]  # what is behind the last newline was cut short
-    header, *lines = whole or [""]
+    header, *lines = text.split("\n")[:-1] or [""]  # the text behind the last newline was cut short
     columns = header.rstrip("\r").split(",")
     if tuple(columns) != COLUMNS:
         raise InputError(f"{path}: its columns are {', '.join(columns)}; a table has {', '.join(COLUMNS)}")
@@ -115,16 +110,28 @@ def read_rows(path: Path) -> list[Row]:
         try:
             rows.append(Row.from_text(next(csv.reader([line]), [])))
         except (ValueError, csv.Error) as error:
-            raise InputError(f"{path}: line {number} is damaged ({error})") from error
+            reason = str(error).replace("\n", "; ")
+            raise InputError(f"{path}: line {number} is damaged ({reason})") from error
     return rows
 
 
+def _read_facts(path: Path) -> dict[str, Any]:
+    facts = read_json(path)
+    found = facts.get("format") if isinstance(facts, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path}: written by format {found}, this version reads format {FORMAT}")
+    size = facts.get("vocab_size")
+    if type(size) is not int or size < 2:
+        raise InputError(f"{path}: vocab_size = {size!r}: expected a whole number of at least 2")
+    return dict(facts)
+
+
 class TyingBench:
-    """A complete table, and the answers to what people ask it.
+    """A complete table, and the answers to queries.
 
     Args:
         rows: One for every pattern of L layers, seed and budget.
-        facts: What it was made from, as `build` writes it down.
+        facts: The settings and the text that it was made from, as `build` writes them.
 
     Raises:
         InputError: If rows are missing or there twice.
@@ -137,23 +144,19 @@ class TyingBench:
     """
 
     def __init__(self, rows: Sequence[Row], facts: dict[str, Any] | None = None) -> None:
-        if not rows:
-            raise InputError("a table without rows")
+        self._rows = {(row.pointers, row.seed, row.budget): row for row in rows}
+        _require_whole(rows, len(self._rows))
         self.facts = facts or {}
-        self.patterns = tuple(Pointers.all(len(rows[0].pointers)))
+        self.patterns = tuple(sorted({row.pointers for row in rows}))
         self.seeds = tuple(sorted({row.seed for row in rows}))
         self.budgets = tuple(sorted({row.budget for row in rows}))
-        self._rows = {(row.pointers, row.seed, row.budget): row for row in rows}
-        wanted = len(self.patterns) * len(self.seeds) * len(self.budgets)
-        odd = {row.pointers for row in rows}.difference(self.patterns)
-        if odd:
-            raise InputError(f"a table of {len(self.patterns[0])} layers with a row of {len(min(odd))}: '{min(odd)}'")
-        if len(rows) != wanted or len(self._rows) != wanted:
-            raise InputError(
-                f"a table of {len(self.patterns)} patterns, {len(self.seeds)} seeds and {len(self.budgets)} budgets has "
-                f"{wanted} rows; here are {len(rows)}, {len(self._rows)} of them different"
-            )
         self._index = {pattern: number for number, pattern in enumerate(self.patterns)}
+        self._losses = {(split, b): self._array(f"{split}_loss", b) for split in ("reward", "test") for b in self.budgets}
+
+    def _array(self, name: str, budget: float) -> np.ndarray:
+        values = np.array([[getattr(self._rows[p, s, budget], name) for s in self.seeds] for p in self.patterns])
+        values.setflags(write=False)  # callers share it
+        return values
 
     @classmethod
     def load(cls, table: str | Path = DEFAULT) -> Self:
@@ -162,18 +165,16 @@ class TyingBench:
         Raises:
             InputError: If there is none, or it is damaged.
         """
-        path = FOLDER / f"{table}.csv"
-        if not path.is_file():
-            path = Path(table)
-        if not path.is_file():
+        if not isinstance(table, str | Path):
+            raise InputError(f"table = {table!r}: expected a name or the path of a CSV file")
+        path = FOLDER / f"{table}.csv" if str(table) in names() else Path(table)
+        if not os.path.isfile(path):  # unlike Path's own, False for names that no file can have
             raise InputError(unknown(f"table {str(table)!r}", str(table), names(), "or the path of a CSV file"))
-        facts = read_json(path.with_suffix(".json"))
-        if facts.get("format") != FORMAT:
-            raise InputError(f"{path}: written by format {facts.get('format')}, this version reads format {FORMAT}")
+        facts, rows = _read_facts(path.with_suffix(".json")), read_rows(path)
         try:
-            return cls(read_rows(path), facts)
+            return cls(rows, facts)
         except InputError as error:
-            raise InputError([line if line.startswith(str(path)) else f"{path}: {line}" for line in error.lines]) from error
+            raise InputError([f"{path}: {line}" for line in error.lines]) from error
 
     @property
     def num_layers(self) -> int:
@@ -183,9 +184,9 @@ class TyingBench:
     @functools.cached_property
     def param_shares(self) -> np.ndarray:
         """Trainable block parameters of every pattern as a share of the untied model's, shape (P,)."""
-        params = np.array([self._rows[pattern, self.seeds[0], self.budgets[-1]].block_params for pattern in self.patterns])
+        params = self._array("block_params", self.budgets[-1])[:, 0]
         shares: np.ndarray = params / params.max()
-        shares.setflags(write=False)  # one array for all who ask
+        shares.setflags(write=False)
         return shares
 
     @property
@@ -196,19 +197,13 @@ class TyingBench:
     def losses(self, split: Split = "test", budget: float = 1.0) -> np.ndarray:
         """Return the loss of every pattern at every seed in nats per token, shape (P, S)."""
         self._require_budget(budget)
-        return self._losses(split, budget)
+        return self._losses[split, budget]
 
-    @functools.cache  # noqa: B019 (a handful of entries, and tables live as long as the process)
-    def _losses(self, split: Split, budget: float) -> np.ndarray:
-        losses = np.array([[getattr(self._rows[p, s, budget], f"{split}_loss") for s in self.seeds] for p in self.patterns])
-        losses.setflags(write=False)
-        return losses
-
-    def query(self, pointers: Iterable[int], budget: float = 1.0, seed: int | None = None) -> dict[str, Any]:
-        """Return what training a pattern came to.
+    def query(self, pointers: str | Iterable[int], budget: float = 1.0, seed: int | None = None) -> dict[str, Any]:
+        """Return the result of training a pattern.
 
         Args:
-            pointers: The pattern.
+            pointers: The pattern, as a value or a text ("0 1 1 3", "sandwich").
             budget: Share of the run, one of `budgets`.
             seed: One of `seeds`; None for the mean over them.
 
@@ -219,26 +214,24 @@ class TyingBench:
         Raises:
             InputError: If the pattern, the budget or the seed is not in the table.
         """
-        pattern = self.patterns[self.index(pointers)]
+        index = self.index(pointers)
         self._require_budget(budget)
         if seed is not None and seed not in self.seeds:
             raise InputError(f"seed {seed} is not in the table: allowed are {', '.join(map(str, self.seeds))}, or None")
-        rows = [self._rows[pattern, s, budget] for s in (self.seeds if seed is None else [seed])]
+        rows = [self._rows[self.patterns[index], s, budget] for s in (self.seeds if seed is None else [seed])]
         measured = ("reward_loss", "test_loss", "seconds")
         means = {name: float(np.mean([getattr(row, name) for row in rows])) for name in measured}
         return {
             **means,
             "test_ppl": perplexity(means["test_loss"]),
-            "tokens": rows[0].tokens,
-            "trainable_params": rows[0].trainable_params,
-            "block_params": rows[0].block_params,
-            "param_share": float(self.param_shares[self._index[pattern]]),
+            **{name: getattr(rows[0], name) for name in ("tokens", "trainable_params", "block_params")},
+            "param_share": float(self.param_shares[index]),
         }
 
     def objectives(self, param_weight: float = 0.0, budget: float = 1.0, split: Split = "test") -> np.ndarray:
-        """Return what is to be as low as possible for every pattern, in nats per token, shape (P,).
+        """Return the objective of every pattern, lower is better, in nats per token, shape (P,).
 
-        It is the mean loss over the seeds plus `param_weight` x the share of block parameters: the environment's price.
+        It is the mean loss over the seeds plus `param_weight` x the share of block parameters, as in the rewards.
         """
         values: np.ndarray = self.losses(split, budget).mean(axis=1) + param_weight * self.param_shares
         return values
@@ -247,28 +240,28 @@ class TyingBench:
         """Return the pattern with the lowest objective."""
         return self.patterns[int(self.objectives(param_weight, budget).argmin())]
 
-    def rank(self, pointers: Iterable[int], param_weight: float = 0.0, budget: float = 1.0) -> int:
-        """Return a pattern's place, 1 for the best to P for the worst."""
+    def rank(self, pointers: str | Iterable[int], param_weight: float = 0.0, budget: float = 1.0) -> int:
+        """Return a pattern's rank, 1 for the best to P for the worst."""
         values = self.objectives(param_weight, budget)
         return 1 + int((values < values[self.index(pointers)]).sum())
 
-    def regret(self, pointers: Iterable[int], param_weight: float = 0.0, budget: float = 1.0) -> float:
+    def regret(self, pointers: str | Iterable[int], param_weight: float = 0.0, budget: float = 1.0) -> float:
         """Return how far a pattern's objective lies above the best, in nats per token (at least 0)."""
         values = self.objectives(param_weight, budget)
         return float(values[self.index(pointers)] - values.min())
 
-    def normalised_regret(self, pointers: Iterable[int], param_weight: float = 0.0, budget: float = 1.0) -> float:
-        """Return the regret as a share of the worst pattern's: 0 for the best, 1 for the worst."""
-        values = self.objectives(param_weight, budget)
-        return self.regret(pointers, param_weight, budget) / float(values.max() - values.min())
+    def normalised_regret(self, pointers: str | Iterable[int], param_weight: float = 0.0, budget: float = 1.0) -> float:
+        """Return the regret as a share of the worst pattern's: 0 for the best, 1 for the worst; 0 where all are equal."""
+        spread = float(np.ptp(self.objectives(param_weight, budget)))
+        return self.regret(pointers, param_weight, budget) / spread if spread else 0.0
 
-    def index(self, pointers: Iterable[int]) -> int:
+    def index(self, pointers: str | Iterable[int]) -> int:
         """Return a pattern's place in `patterns`.
 
         Raises:
             InputError: If it is not valid, or not of the table's number of layers.
         """
-        pattern = Pointers(pointers)
+        pattern = strategies.make(pointers, self.num_layers) if isinstance(pointers, str) else Pointers(pointers)
         if pattern not in self._index:
             raise InputError(f"pattern '{pattern}' has {len(pattern)} layers: the table is of {self.num_layers} layers")
         return self._index[pattern]
@@ -277,6 +270,33 @@ class TyingBench:
         if budget not in self.budgets:
             allowed = ", ".join(f"{known:g}" for known in self.budgets)
             raise InputError(f"budget {budget} is not in the table: allowed are {allowed}")
+
+
+def _require_whole(rows: Sequence[Row], num_different: int) -> None:
+    """Check that there is one row for every pattern, seed and budget; too many patterns to enumerate are still counted."""
+    if not rows:
+        raise InputError("a table without rows")
+    depths = sorted({len(row.pointers) for row in rows})
+    if len(depths) > 1 or depths[0] < 2:
+        raise InputError(f"a table has rows of one number of layers, at least 2; here are {', '.join(map(str, depths))}")
+    num_patterns = _bell(depths[0])
+    seeds, budgets = {row.seed for row in rows}, {row.budget for row in rows}
+    wanted = num_patterns * len(seeds) * len(budgets)
+    if len(rows) != wanted or num_different != wanted:
+        raise InputError(
+            f"a table of {num_patterns} patterns, {len(seeds)} seeds and {len(budgets)} budgets has "
+            f"{wanted} rows; here are {len(rows)}, {num_different} of them different"
+        )
+    if max(budgets) != 1:
+        raise InputError(f"a table has rows of the whole run (budget 1); these end at budget {max(budgets):g}")
+
+
+def _bell(num_layers: int) -> int:
+    """Return the number of patterns, the Bell number, by Bell's triangle."""
+    row = [1]
+    for _ in range(num_layers - 1):
+        row = list(accumulate(row, initial=row[-1]))
+    return row[-1]
 
 
 def names() -> tuple[str, ...]:

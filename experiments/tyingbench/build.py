@@ -4,98 +4,103 @@
 
 A table's folder:
 
-    plan.json     what it is made from; asked for again, it must be the same
+    plan.json     its settings and the digest of its text; they must be the same when it is resumed
     rows.csv      a line for every pattern, seed and budget, in the order in which they were done
-    table.csv, table.json    when all is done: the lines in order, and what they were made from
+    table.csv, table.json    when all is done: the lines in order, and the settings, text and machine behind them
 
-Seed by seed, so that a table whose building is cut short has fewer seeds, but all patterns.
+Seeds are the outer loop, so that an unfinished table has fewer seeds, but all patterns.
 """
 
-import csv
 import hashlib
-import io
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
-import torch
 from filelock import FileLock, Timeout
-from pydantic import Field
-from pydantic_settings import BaseSettings, CliUnknownArgs, SettingsConfigDict
 from rich.console import Console
 
-from envs.presets import Setup
-from envs.tyingbench import BUDGETS, COLUMNS, FORMAT, Row, TyingBench, read_rows
-from experiments import cli, grid, workers
-from tying.config import to_dict
-from tying.data import corpora, prepare
+from envs.config import TrainingConfig
+from experiments.run import cli
+from experiments.run.provenance import made_by
+from experiments.study import workers
+from experiments.study.grid import Variant
+from experiments.study.workers import WorkerConfig
+from tying import tasks
+from tying.config import build, config, flat, setting, to_dict
+from tying.data import corpora
 from tying.errors import DivergenceError, InputError
 from tying.files import read_json, require_room, write_json, write_text
 from tying.pointers import Pointers
-from tying.records import made_by
-from tying.trainer import Trainer
+from tying.tyingbench import BUDGETS, COLUMNS, FORMAT, Row, TyingBench, read_rows, to_csv
 
-_PRESET = "table"
+_HEADER = ",".join(COLUMNS) + "\n"
 _LINES_SHOWN = 100
+Job = tuple[TrainingConfig, Pointers, int]
 
 
-class BuildSettings(BaseSettings):
+@config
+class BuildFlags(WorkerConfig):
     """Train every tying of a small Transformer. Every other flag is one of experiments.train (default: --preset table)."""
 
-    model_config = SettingsConfigDict(**cli.script_config("tyingbench build"), cli_ignore_unknown_args=True)
-    unknown: CliUnknownArgs
-    layers: int = Field(6, description="number of layers L: 15 patterns for 4, 203 for 6, 4140 for 8 [2 to 8]", ge=2, le=8)
-    seeds: int = Field(5, description="of initial weights and batches, from 0 on [>= 1]", ge=1)
-    jobs: int = Field(joblib.cpu_count(), description="processes at a time, one thread each [>= 1]", ge=1)
-    backend: workers.Backend = Field("loky", description="loky: this machine; ray: a Ray cluster (extra 'ray')")
-    out: str | None = Field(None, description="folder, new or to go on with; None for tables/<date>")
+    layers: int = setting("number of layers L: 15 patterns for 4, 203 for 6, 4140 for 8 [2 to 8]", default=6, ge=2, le=8)
+    seeds: int = setting("number of seeds of initial weights and batches, from 0 on [>= 1]", default=5, ge=1)
+    out: str | None = setting("folder, new or to resume; None: a new one under tables/", default=None)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One pattern at one seed."""
-
-    setup: Setup
-    pointers: Pointers
-    seed: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: its rows, or the reason in one line why there are none."""
-
-    job: Job
-    rows: tuple[Row, ...]
-    failure: str | None = None
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Do what is not done yet, and write the table when all is."""
-    settings, rest = cli.read_known(BuildSettings, arguments)
-    named = {flag.partition("=")[0] for flag in rest}
-    if "--model.num-layers" in named:
-        raise InputError("--model.num-layers: the number of layers is --layers here")
-    if "--preset" not in named:
-        rest = ["--preset", _PRESET, *rest]
-    setup = grid.Entry.parse("independent", [*rest, "--model.num-layers", str(settings.layers)]).settings.setup
-    if setup.trainer.iterations % 4:
-        raise InputError(f"trainer.iterations = {setup.trainer.iterations}: a quarter of them must be a whole number")
-    workers.require_backend(settings.backend)
-    folder = Path(settings.out or f"tables/{time.strftime('%Y%m%d-%H%M%S')}")
+def main(words: Sequence[str]) -> TyingBench:
+    """Train the jobs that are not done, write the table and return it."""
+    flags, rest = cli.read_own(BuildFlags, words, "experiments.tyingbench build", keep_rest=True)
+    settings = training_config(flags.layers, rest)
+    folder = Path(flags.out or f"tables/{time.strftime('%Y%m%d-%H%M%S')}")
     require_room(folder, "--out")
-    prepare(setup.data)  # what is wrong with the text is said once, here
+    facts = text_facts(settings)
     with _locked(folder):
-        _write_plan(folder / "plan.json", setup)
-        rows = _carry_out(folder / "rows.csv", setup, settings, Console())
-        command = ["python", "-m", "experiments.tyingbench", "build", *arguments]
-        _write_table(folder, rows, setup, shlex.join(command))
+        _write_plan(folder / "plan.json", {"config": to_dict(settings), **facts})
+        rows = _train_all(folder / "rows.csv", settings, flags, Console())
+        rows.sort(key=lambda row: (row.pointers, row.seed, row.budget))
+        bench = TyingBench(rows, {
+            "format": FORMAT,
+            "command": shlex.join(["python", "-m", "experiments.tyingbench", "build", *words]),
+            **facts,
+            "seconds": sum(row.seconds for row in rows if row.budget == 1),
+            "made_by": made_by(),
+            "config": to_dict(settings),
+        })  # fmt: skip
+        write_json(folder / "table.json", bench.facts)
+        write_text(folder / "table.csv", _HEADER + to_csv(rows))
     print(f"table      {folder / 'table.csv'}")
+    return bench
+
+
+def training_config(num_layers: int, words: Sequence[str]) -> TrainingConfig:
+    """Return the settings of a table's runs; words are flags of `experiments.train`.
+
+    Raises:
+        InputError: With one line for every mistake.
+    """
+    common = ["--preset", "table", "--model.num-layers", str(num_layers)]
+    made = Variant.parse("independent", [*common, *words]).config
+    if made.model.num_layers != num_layers:
+        raise InputError(f"model.num_layers = {made.model.num_layers}: the number of layers is --layers here")
+    if any(budget * made.trainer.iterations % 1 for budget in BUDGETS):
+        raise InputError(f"trainer.iterations = {made.trainer.iterations}: a quarter of them must be a whole number")
+    if made.task.name != "causal_lm":
+        raise InputError(f"task.name = {made.task.name!r}: a table is of causal_lm, its losses are per token")
+    return build(TrainingConfig, {name: getattr(made, name) for name in TrainingConfig.__pydantic_fields__})  # type: ignore[attr-defined]
+
+
+def text_facts(settings: TrainingConfig) -> dict[str, Any]:
+    """Return the vocabulary's size, and the digests of the whole text and of its splits; reads the data."""
+    task: Any = tasks.make(settings.task, settings.model, settings.data)
+    task.require()
+    text = "".join(corpora.load(settings.data).splits.values())
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return {"vocab_size": task.data.vocab_size, "text_sha256": digest, "corpus_sha256": task.facts()["corpus_sha256"]}
 
 
 @contextmanager
@@ -108,111 +113,100 @@ def _locked(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: another process is building this table") from error
 
 
-def _write_plan(path: Path, setup: Setup) -> None:
-    plain = to_dict(setup)
-    if path.is_file() and read_json(path) != plain:
-        raise InputError(f"{path}: of a table with other settings: name a new folder with --out")
-    write_json(path, plain)
+def _write_plan(path: Path, plan: dict[str, Any]) -> None:
+    """Write the plan; one that is there must be the same."""
+    if path.is_file():
+        values = read_json(path)
+        known = flat(values) if isinstance(values, dict) else {}
+        for name, value in flat(plan).items():
+            if known.get(name) != value:
+                raise InputError(
+                    f"{path}: a table with {name} = {known.get(name)!r}, now {value!r}: name a new folder with --out"
+                )
+    write_json(path, plan)
 
 
-def _carry_out(path: Path, setup: Setup, settings: BuildSettings, console: Console) -> list[Row]:
-    """Return all rows; those that are in the file already are taken from it, new ones are appended.
+def _train_all(path: Path, settings: TrainingConfig, flags: BuildFlags, console: Console) -> list[Row]:
+    """Return all rows; those in the file are kept, new ones are appended.
 
     Raises:
-        cli.Failed: If jobs failed; the rows of the others are kept.
+        Failed: If jobs failed; the rows of the others are kept.
     """
     rows = _rows_of_whole_jobs(path)
     done = {(row.pointers, row.seed) for row in rows}
-    wanted = [(pattern, seed) for seed in range(settings.seeds) for pattern in Pointers.all(settings.layers)]
-    jobs = [Job(setup, pattern, seed) for pattern, seed in wanted if (pattern, seed) not in done]
+    wanted = [(pattern, seed) for seed in range(flags.seeds) for pattern in Pointers.all(flags.layers)]
+    jobs = [(settings, *job) for job in wanted if job not in done]
     there = f"{len(wanted)} jobs in {path.parent}, {len(wanted) - len(jobs)} of them done"
-    console.print(f"{there}; interrupted, the same command goes on", highlight=False, soft_wrap=True)
+    console.print(f"{there}; after an interruption, the same command resumes them", highlight=False, soft_wrap=True)
     failures = []
     with path.open("a", encoding="utf-8") as file, workers.Countdown(console, len(jobs), "jobs") as countdown:
-        for number, outcome in enumerate(workers.carry_out(train, jobs, settings.jobs, settings.backend), start=1):
-            where = countdown.advance()
-            _append(file, outcome.rows)
-            rows += outcome.rows
-            if outcome.failure is not None:
-                failures.append(f"'{outcome.job.pointers}', seed {outcome.job.seed}: {outcome.failure}")
-                console.print(f"{where}  FAILED: {failures[-1]}", highlight=False, soft_wrap=True)
-            elif number % max(1, len(jobs) // _LINES_SHOWN) == 0:
-                last = outcome.rows[-1]
-                line = f"{where}  '{last.pointers}', seed {last.seed}: test loss {last.test_loss:.4f}, {last.seconds:.1f} s"
-                console.print(line, highlight=False, soft_wrap=True)
+        for number, (title, new, failure) in enumerate(workers.run_all(_run, jobs, flags), start=1):
+            progress = countdown.advance()
+            # In one write, down to the disk: a job is there whole or can be told to be not.
+            file.write(to_csv(new))
+            file.flush()
+            os.fsync(file.fileno())
+            rows += new
+            failures += [f"{title}: {failure}"] if failure else []
+            if failure or number % max(1, len(jobs) // _LINES_SHOWN) == 0:
+                result = f"FAILED: {failure}" if failure else f"test loss {new[-1].test_loss:.4f}, {new[-1].seconds:.1f} s"
+                console.print(f"{progress}  {title}: {result}", highlight=False, soft_wrap=True)
     if failures:
         failures.append(f"no table: {len(failures)} of {len(wanted)} jobs failed; the same command tries them again")
         raise cli.Failed(failures)
-    return [row for row in rows if row.seed < settings.seeds]
+    return [row for row in rows if row.seed < flags.seeds]
 
 
 def _rows_of_whole_jobs(path: Path) -> list[Row]:
-    """Return the rows of the jobs that have all of theirs; others are taken out of the file, which is made if need be."""
+    """Return the rows of jobs that have one for every budget; the file, made if need be, keeps these alone."""
     rows = read_rows(path) if path.is_file() else []
-    counts: dict[tuple[Pointers, int], int] = {}
-    for row in rows:
-        counts[row.pointers, row.seed] = counts.get((row.pointers, row.seed), 0) + 1
+    counts = Counter((row.pointers, row.seed) for row in rows)
     rows = [row for row in rows if counts[row.pointers, row.seed] == len(BUDGETS)]
-    write_text(path, _text([list(COLUMNS), *(row.to_text() for row in rows)]))
+    write_text(path, _HEADER + to_csv(rows))
     return rows
 
 
-def _append(file: io.TextIOBase | Any, rows: Sequence[Row]) -> None:
-    """Append a job's rows in one write, down to the disk."""
-    file.write(_text([row.to_text() for row in rows]))
-    file.flush()
-    os.fsync(file.fileno())
+def _run(job: Job) -> tuple[str, list[Row], str]:
+    """Return a job's title, its rows, and the reason in one line why there are none."""
+    settings, pointers, seed = job
+    title = f"'{pointers}', seed {seed}"
+    try:
+        return title, train(settings, pointers, seed), ""
+    except DivergenceError as error:
+        return title, [], str(error)
 
 
-def _text(lines: Sequence[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
-    return buffer.getvalue()
+def train(settings: TrainingConfig, pointers: Pointers, seed: int) -> list[Row]:
+    """Train one pattern from scratch, evaluate it at every budget, and return its rows.
 
+    Raises:
+        DivergenceError: If a loss or gradient is not finite.
+    """
+    import torch
 
-def train(job: Job) -> Outcome:
-    """Train one pattern from scratch and judge it at every budget; a run that diverges becomes a failure."""
+    from tying.training.trainer import Trainer
+
     torch.set_num_threads(1)
-    setup = job.setup
-    trainer = Trainer(prepare(setup.data), setup.model, setup.trainer, setup.optim, setup.binding, job.seed)
-    trainer.rebind(job.pointers)
+    task = tasks.make(settings.task, settings.model, settings.data)
+    trainer = Trainer(task, settings.trainer, settings.optim, settings.binding, seed)
+    trainer.rebind(pointers)
     seconds = 0.0
     rows = []
-    try:
-        for budget in BUDGETS:
-            start = time.process_time()
-            trainer.train(round(budget * setup.trainer.iterations) - trainer.iteration)
-            seconds += time.process_time() - start
-            rows.append(
-                Row(
-                    pointers=job.pointers,
-                    seed=job.seed,
-                    budget=budget,
-                    tokens=trainer.tokens,
-                    reward_loss=trainer.evaluate("reward", setup.reward.num_batches),
-                    test_loss=trainer.evaluate("test"),
-                    seconds=seconds,
-                    trainable_params=trainer.trainable_params,
-                    block_params=trainer.binding.trainable_params,
-                )
+    for budget in BUDGETS:
+        start = time.process_time()
+        trainer.train(round(budget * settings.trainer.iterations) - trainer.iteration)
+        seconds += time.process_time() - start
+        rows.append(
+            Row(
+                pointers=pointers,
+                seed=seed,
+                budget=budget,
+                tokens=trainer.tokens,
+                reward_loss=trainer.evaluate("reward", settings.reward.num_batches),
+                test_loss=trainer.evaluate("test"),
+                seconds=seconds,
+                trainable_params=trainer.trainable_params,
+                block_params=trainer.binding.trainable_params,
             )
-    except DivergenceError as error:
-        return Outcome(job, (), str(error))
-    return Outcome(job, tuple(rows))
-
-
-def _write_table(folder: Path, rows: Sequence[Row], setup: Setup, command: str) -> None:
-    rows = sorted(rows, key=lambda row: (row.pointers, row.seed, row.budget))
-    TyingBench(rows)  # all are there, each once
-    text = "".join(corpora.load(setup.data).splits.values())
-    facts = {
-        "format": FORMAT,
-        "command": command,
-        "vocab_size": prepare(setup.data).vocab_size,
-        "corpus_sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-        "seconds": sum(row.seconds for row in rows if row.budget == 1),
-        "made_by": made_by(),
-        "setup": to_dict(setup),
-    }
-    write_json(folder / "table.json", facts)
-    write_text(folder / "table.csv", _text([list(COLUMNS), *(row.to_text() for row in rows)]))
+        )
+    return rows

@@ -1,4 +1,4 @@
-"""Let an agent learn on a table, and keep it for real runs to begin with.
+"""Let an agent learn on a table, and save it for real runs to begin with.
 
 python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --decisions 8000 --out policies/table
 python -m experiments.train --agent double_dqn --agent.network per_layer --agent.init-from policies/table
@@ -8,57 +8,59 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 
 import agents
 from agents.base import masks_of
-from envs.tyingbench import DEFAULT, TyingBench
-from experiments import cli, workers
-from experiments.tyingbench import arena
+from experiments.run import cli
+from experiments.study import workers
+from experiments.tyingbench.agents import make_agent, make_env, needs_gradients, variants
+from tying.config import config, setting
 from tying.errors import InputError
 from tying.files import require_room
+from tying.tyingbench import DEFAULT, TyingBench
 
 
-class PretrainSettings(BaseSettings):
+@config
+class PretrainFlags:
     """Let an agent learn on a table and save it."""
 
-    model_config = SettingsConfigDict(**cli.script_config("tyingbench pretrain"))
-    agent: CliPositionalArg[str] = Field(description="an agent's name, with flags of experiments.train in the same quotes")
-    decisions: int = Field(8000, description="that it learns from [>= 1]", ge=1)
-    episode: int = Field(20, description="decisions between two new beginnings [>= 1]", ge=1)
-    param_weight: float = Field(0.1, description="price of all block parameters [nats per token, >= 0]", ge=0)
-    seed: int = Field(0, description="of the agent and of the rows drawn", ge=0)
-    table: str = Field(DEFAULT, description="a shipped table, or the path of a CSV file")
-    out: str = Field(description="folder to save it in, new")
+    agent: str = cli.positional("an agent's name, with flags of experiments.train in the same quotes")
+    out: str | None = setting("new folder to save it in", default=None)
+    decisions: int = setting("decisions to learn from [>= 1]", default=8000, ge=1)
+    episode: int = setting("decisions in an episode [>= 1]", default=20, ge=1)
+    param_weight: float = setting(
+        "weight of the share of block parameters [nats per token, >= 0]", default=0.1, ge=0, le=1e6
+    )
+    seed: int = setting("of the agent and of the rows drawn [>= 0]", default=0, ge=0)
+    table: str = setting("a shipped table, or the path of a CSV file", default=DEFAULT)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Learn, save, and say what it keeps now."""
-    settings = cli.read(PretrainSettings, arguments)
-    folder = Path(settings.out)
-    if folder.exists():
-        raise InputError(f"--out {folder}: exists; name a new folder")
-    require_room(folder, "--out")
-    bench = TyingBench.load(settings.table)
-    (entry,) = arena.entries([settings.agent], bench)
-    arena.require_sight([entry])
-    torch.set_num_threads(1)
-    env = arena.make(entry, bench, settings.episode, settings.param_weight)
-    agent = arena.agent(entry, env, settings.seed)
+def main(words: Sequence[str]) -> agents.Agent:
+    """Train the agent, save it, show its regret, and return it."""
+    flags, _ = cli.read_own(PretrainFlags, words, "experiments.tyingbench pretrain")
+    if flags.out is None or Path(flags.out).exists():
+        raise InputError(f"--out {flags.out or 'is missing'}: name a new folder")
+    require_room(Path(flags.out), "--out")
+    bench = TyingBench.load(flags.table)
+    (variant,) = variants([flags.agent], bench)
+    if needs_gradients(variant):
+        raise InputError(f"{variant.label!r} decides by gradients, and a table has none")
+    env = make_env(variant, bench, flags.episode, flags.param_weight)
+    agent = make_agent(variant, env, flags.seed)
     console = Console()
-    with workers.Countdown(console, settings.decisions, "decisions") as countdown:
-        agent.learn(env, settings.decisions, callback=lambda _: bool(countdown.advance()))
-    agent.save(folder)
-    regret = _final_regret(agent, env)
-    console.print(f"saved      {folder}\nregret     {regret:.4f} after an episode without exploring", highlight=False)
+    with workers.Countdown(console, flags.decisions, "decisions") as countdown:
+        agent.learn(env, flags.decisions, callback=lambda _: bool(countdown.advance()))
+    agent.save(flags.out)
+    regret = final_regret(agent, env)
+    console.print(f"saved      {flags.out}\nregret     {regret:.4f} after an episode without exploring", highlight=False)
+    return agent
 
 
-def _final_regret(agent: agents.Agent, env: Any) -> float:
-    """Return the normalised regret of the pattern at the end of an episode of its best decisions."""
+def final_regret(agent: agents.Agent, env: Any) -> float:
+    """Return the normalised regret of the pattern at the end of an episode of an agent's best decisions."""
     observation, _ = env.reset(seed=0)
+    agent.begin_episode(observation)
     terminated = False
     info: dict[str, Any] = {}
     while not terminated:
