@@ -44,15 +44,10 @@ def main(words: Sequence[str]) -> Any:
     settings = {name: value for name, value in made.resolved().items() if name not in ("agent", "run")}
     settings["env"] |= {"action_mode": "joint", "freeze_after": 1.0}
     write_json(folder / "settings.json", settings)
-    table = comparison.compare(
-        flags,
-        folder,
-        grid.parse_variants(list(dict.fromkeys([found, *rivals, _BASELINE])), ["--config", str(folder / "settings.json")]),
-        flags.seed_list(made.run.seed),
-        _BASELINE,
-        ["python", "-m", "experiments.retrain", *words],
-        extra={f"run: {made.agent.name}": directory},
-    )
+    texts, common = list(dict.fromkeys([found, *rivals, _BASELINE])), ["--config", str(folder / "settings.json")]
+    variants, seeds = grid.parse_variants(texts, common), flags.seed_list(made.run.seed)
+    command, extra = ["python", "-m", "experiments.retrain", *words], {f"run: {made.agent.name}": directory}
+    table = comparison.compare(flags, folder, variants, seeds, _BASELINE, command, extra)
     shown = table[table["variant"].isin(rivals)]
     best = rivals[shown.loc[shown["reward_loss"].idxmin(), "variant"]]
     print(f"best fixed strategy with {pattern.num_unique} unique layers, by reward loss: {best}")

@@ -5,12 +5,11 @@ python -m experiments.sample runs/<run> --prompt "def "
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from experiments.run import cli
 from experiments.run.directory import RunDirectory
 from tying.config import config, setting
-from tying.errors import InputError
 from tying.training.device import require_device
 
 
@@ -34,34 +33,13 @@ def main(words: Sequence[str]) -> str:
     RunDirectory(Path(flags.run)).read_config()
     # Imported now, since it imports torch: mistakes are answered before.
     from experiments.run.load import load_run
-
-    text = sample(load_run(flags.run), flags)
-    print(text)
-    return text
-
-
-def sample(run: Any, flags: SampleFlags) -> str:
-    """Return the prompt and its continuation by the model of a run.
-
-    Raises:
-        InputError: If the run has no model yet, or none that continues text, or the prompt has characters unknown to its
-            tokenizer.
-    """
-    import torch
-
-    from tying.data import tokenizers
-    from tying.tasks.causal_lm import TOKENIZER_FILE
     from tying.training.device import find_device
 
-    if not callable(getattr(run.model, "generate", None)):
-        raise InputError(f"{run.path}: the model of task {run.training_config.task.name!r} does not continue text")
-    tokenizer = tokenizers.load(run.path / TOKENIZER_FILE)
-    device = find_device(flags.device, "--device")
-    prompt = torch.tensor([list(tokenizers.encode(tokenizer, flags.prompt))], device=device)
-    generator = torch.Generator(device).manual_seed(flags.seed)
-    model = run.model.to(device)
-    tokens = model.generate(prompt, flags.num_tokens, generator, flags.temperature, flags.top_k)
-    return str(tokenizer.decode(tokens[0].tolist()))
+    text = load_run(flags.run).sample(
+        flags.prompt, flags.num_tokens, flags.temperature, flags.top_k, flags.seed, find_device(flags.device, "--device")
+    )
+    print(text)
+    return text
 
 
 if __name__ == "__main__":

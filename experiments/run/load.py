@@ -15,9 +15,11 @@ from experiments.run.config import Config, load_config, load_training_config
 from experiments.run.directory import RunDirectory
 from tying import tasks
 from tying.binding import LayerBinding
+from tying.data import tokenizers
 from tying.errors import InputError
 from tying.files import read_json
 from tying.tasks.base import Task
+from tying.tasks.causal_lm import TOKENIZER_FILE
 from tying.training.checkpoint import load_tensors
 from tying.training.trainer import load_parameters
 
@@ -79,6 +81,28 @@ class Run:
         LayerBinding(self.task.blocks(model), share=binding.share, norms=binding.norms).rebind(pointers)
         load_parameters(model, load_tensors(folder / "model.safetensors"))
         return model.eval()
+
+    def sample(
+        self,
+        prompt: str,
+        num_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> str:
+        """Return a prompt and its continuation; see `tying.models.base.Model.generate`.
+
+        Raises:
+            InputError: If there is no model yet, or none that continues text, or the prompt has unknown characters.
+        """
+        if not callable(getattr(self.model, "generate", None)):
+            raise InputError(f"{self.path}: the model of task {self.training_config.task.name!r} does not continue text")
+        tokenizer = tokenizers.load(self.path / TOKENIZER_FILE)
+        tokens = torch.tensor([list(tokenizers.encode(tokenizer, prompt))], device=device)
+        generator = torch.Generator(device).manual_seed(seed)
+        tokens = self.model.to(device).generate(tokens, num_tokens, generator, temperature, top_k)  # type: ignore[operator]
+        return str(tokenizer.decode(tokens[0].tolist()))
 
     def _weights(self) -> tuple[Path, Any]:
         """Return the folder of the newest weights, and their pointers."""
