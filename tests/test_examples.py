@@ -1,8 +1,8 @@
 """The documentation's code runs: the example agent learns, and the Python blocks of every page do what they say.
 
-Blocks of a page run from top to bottom in one namespace, in a process of their own and in a copy of the source. Before, the files
-that a page writes are written to the copy: blocks that begin "# new file: PATH" or "# at the end of: PATH". A block without a language
-right behind a Python block is its output; figures with a decimal point may differ, since the built-in corpus does between Pythons.
+Blocks of a page run from top to bottom in one namespace, in a process of their own and in a copy of the source. Before,
+the files of the page are written to the copy: blocks that begin "# new file: PATH". A block without a language right behind
+a Python block is its output; figures with a decimal point may differ, since the built-in corpus does between Pythons.
 """
 
 import json
@@ -24,7 +24,7 @@ from agents.base import masks_of
 from docs import tables
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FLOORS = ("tying", "envs", "agents", "experiments", "docs")
 GREEDY = "docs.examples.greedy_agent:GreedyAgent"
 
@@ -36,7 +36,7 @@ from pathlib import Path
 page = Path(sys.argv[1])
 text = page.read_text(encoding="utf-8")
 namespace = {"__name__": "page"}
-for block in re.finditer(r"^```python\\n(?!# new file: |# at the end of: )(.*?)^```", text, re.MULTILINE | re.DOTALL):
+for block in re.finditer(r"^```python\\n(?!# new file: )(.*?)^```", text, re.MULTILINE | re.DOTALL):
     line = text[: block.start(1)].count("\\n")
     exec(compile("\\n" * line + block[1], str(page), "exec"), namespace)
 """
@@ -53,9 +53,6 @@ def write_files(page: Path, root: Path) -> None:
         head, _, code = block.partition("\n")
         if head.startswith("# new file: "):
             (root / head.removeprefix("# new file: ")).write_text(code, encoding="utf-8")
-        elif head.startswith("# at the end of: "):
-            with (root / head.removeprefix("# at the end of: ")).open("a", encoding="utf-8") as file:
-                file.write("\n\n" + code)
 
 
 def printed(page: Path) -> list[str]:
@@ -87,11 +84,20 @@ def test_the_readme_shows_output() -> None:
     assert len(printed(ROOT / "README.md")) >= 2
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the fragments of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, fragment = target.partition("#")
+        if not path.startswith("http"):
+            linked = page.parent / path if path else page
+            assert linked.exists(), target
+            assert not fragment or fragment in anchors(linked), target
 
 
 def test_the_readme_is_short() -> None:

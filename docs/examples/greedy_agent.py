@@ -1,4 +1,4 @@
-"""An agent in twenty lines: it remembers how far each choice for a layer was above the recent average reward, and takes the best."""
+"""An agent in twenty lines: it remembers each choice's reward above the recent average, and takes the best."""
 
 from collections import defaultdict
 
@@ -31,8 +31,8 @@ class GreedyAgent(Agent):
         layer = self.view(observation).cursor
         return int(max(legal, key=lambda target: self.mean[layer, target]))
 
-    def learn_from(self, observation, action, reward, next_observation, terminated, next_masks):
+    def learn_from(self, step):
         """Move the mean of this (layer, target) a fifth of the way towards its reward above the recent average."""
-        self.recent = reward if self.recent is None else 0.7 * self.recent + 0.3 * reward
-        choice = self.view(observation).cursor, action
-        self.mean[choice] += 0.2 * (reward - self.recent - self.mean[choice])
+        self.recent = step.reward if self.recent is None else 0.7 * self.recent + 0.3 * step.reward
+        choice = self.view(step.observation).cursor, step.action
+        self.mean[choice] += 0.2 * (step.reward - self.recent - self.mean[choice])
