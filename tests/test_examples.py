@@ -5,6 +5,7 @@ the files of the page are written to the copy: blocks that begin "# new file: PA
 a Python block is its output; figures with a decimal point may differ, since the built-in corpus does between Pythons.
 """
 
+import importlib
 import json
 import os
 import re
@@ -21,7 +22,6 @@ import agents
 import envs  # noqa: F401 (registers the ids)
 from agents import Agent
 from agents.base import masks_of
-from docs import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,9 +122,10 @@ def test_the_page_of_measurements_gives_the_figures_that_were_measured() -> None
         assert form.format(value).replace("%", " %") in table, what
 
 
-@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
-def test_the_tables_of_a_page_are_those_of_the_data(path: Path) -> None:
-    page = path.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["results.md", "tyingbench.md"])
+def test_the_tables_of_a_page_are_those_of_the_data(name: str) -> None:
+    tables = importlib.import_module("docs.tables")  # loads every shipped table: for this test alone
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert tables.filled(page) == page
     assert page.count("<!-- table ") == page.count("<!-- end -->") >= 2
 
