@@ -230,8 +230,8 @@ class Agent:
                     )
         try:
             agent.load_state(Path(folder))
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError([line if str(folder) in line else f"{folder}: {line}" for line in error.lines]) from error
         except Exception as error:  # each library raises its own types for damaged files
             reason = (str(error).splitlines() or [""])[0]
             raise InputError(f"{folder}: damaged ({type(error).__name__}: {reason}); save the agent again") from error
@@ -259,6 +259,13 @@ def read_agent(folder: str | Path) -> dict[str, Any]:
     if wrong:
         raise InputError(f"{path}: damaged or of another version ({', '.join(wrong)}); save the agent again")
     return dict(facts)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an npz file; nothing is unpickled."""
+    # numpy leaves a file open that it opened itself and finds damaged.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def action_of(agent: Any, observation: np.ndarray, masks: np.ndarray | None) -> Any:

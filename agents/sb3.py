@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import gymnasium
 import numpy as np
 
-from agents.base import Agent, Callback, Diagnostics, Explanation
+from agents.base import Agent, Callback, Diagnostics, Explanation, read_arrays
 from tying import registry
 from tying.config import config, setting, to_dict
 from tying.errors import InputError
@@ -106,8 +106,7 @@ class SB3Agent(Agent):
     def save_state(self, folder: Path) -> None:
         """Write the model, its clock and, where it has one, its replay buffer."""
         self.model.save(folder / "model.zip")
-        clock = {name: getattr(self.model, name) for name in _CLOCK if hasattr(self.model, name)}
-        (folder / "clock.json").write_text(json.dumps(clock))
+        (folder / "clock.json").write_text(json.dumps(self._clock()))
         buffer = getattr(self.model, "replay_buffer", None)
         if buffer is not None:
             np.savez(folder / "replay_buffer.npz", **{k: v for k, v in vars(buffer).items() if _is_stored(v)})
@@ -115,15 +114,18 @@ class SB3Agent(Agent):
     def load_state(self, folder: Path) -> None:
         """Read them; nothing is unpickled."""
         self.model.set_parameters(str(folder / "model.zip"), device="cpu")
-        for name, value in read_json(folder / "clock.json").items():
-            if name in _CLOCK:
-                setattr(self.model, name, value)
+        clock = read_json(folder / "clock.json")
+        for name, here in self._clock().items():
+            setattr(self.model, name, type(here)(clock[name]))
         buffer = getattr(self.model, "replay_buffer", None)
         if buffer is not None:
-            with np.load(folder / "replay_buffer.npz", allow_pickle=False) as stored:
-                for name in stored.files:
-                    here = getattr(buffer, name)
-                    setattr(buffer, name, stored[name] if isinstance(here, np.ndarray) else type(here)(stored[name]))
+            for name, value in read_arrays(folder / "replay_buffer.npz").items():
+                here = getattr(buffer, name)
+                setattr(buffer, name, value if isinstance(here, np.ndarray) else type(here)(value))
+
+    def _clock(self) -> dict[str, Any]:
+        """Return the counters that say where learning and exploration are."""
+        return {name: getattr(self.model, name) for name in _CLOCK if hasattr(self.model, name)}
 
 
 class ValueAgent(SB3Agent):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, Explanation, Transition
+from agents.base import Agent, Diagnostics, Explanation, Transition, read_arrays
 from agents.search import Baseline, SearchConfig, exploring
 from tying import interface
 from tying.config import config, setting
@@ -185,8 +185,8 @@ class ThompsonAgent(Agent):
 
     def load_state(self, folder: Path) -> None:
         """Read the posterior."""
-        with np.load(folder / "worth.npz", allow_pickle=False) as arrays:
-            self._worth.mean, self._worth.covariance = arrays["mean"], arrays["covariance"]
+        arrays = read_arrays(folder / "worth.npz")
+        self._worth.mean, self._worth.covariance = arrays["mean"], arrays["covariance"]
 
 
 class UCBAgent(ThompsonAgent):
