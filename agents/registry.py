@@ -4,6 +4,7 @@ To add an agent, write its file and a line in `AGENTS`. A class of stable-baseli
 "stable_baselines3:PPO".
 """
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,14 @@ def agent_class(name: str) -> tuple[type[Agent], dict[str, Any]]:
         return registry.load("agent", name, _FIXED), {"strategy": name}
     if name in AGENTS:
         return registry.load("agent", name, AGENTS[name]), {}
-    if not registry.is_foreign(name):
+    target = ":".join(name.split(":")[:2])  # arguments of a strategy stand behind another colon
+    if not registry.is_foreign(target):
         otherwise = "pointers as in '0 1 1 3', or package.module:Class"
         raise InputError(unknown(f"agent {name!r}", name, prefixes(), otherwise))
-    return _foreign(name, registry.load("agent", name, name)), {}
+    found = registry.load("agent", name, target)
+    if inspect.isfunction(found):
+        return registry.load("agent", name, _FIXED), {"strategy": name}
+    return _foreign(name, found), {}
 
 
 def _foreign(name: str, found: Any) -> type[Agent]:
@@ -129,11 +134,9 @@ def make_env(
     recommended = getattr(cls, "recommended", Agent.recommended)(getattr(cls, "Config", Agent.Config)(**fixed))
     if env_id == "tying/LayerTying-v0":
         return gymnasium.make(f"envs:{env_id}", preset=preset, **{**recommended, **overrides})
-    short = {key.removeprefix("env."): value for key, value in recommended.items() if key.startswith("env.")}
-    reward = {key.removeprefix("reward."): value for key, value in recommended.items() if key.startswith("reward.")}
-    short.pop("decision_interval", None)  # instant environments have windows of one iteration
-    given = {**short, **overrides, "reward": {**reward, **overrides.get("reward", {})}}
-    return gymnasium.make(f"envs:{env_id}", **given)
+    # Instant environments have no training to set, and windows of one iteration.
+    kept = {k: v for k, v in recommended.items() if k.startswith(("env.", "reward.")) and k != "env.decision_interval"}
+    return gymnasium.make(f"envs:{env_id}", **{**kept, **overrides})
 
 
 def load(folder: str | Path, env: gymnasium.Env[Any, Any]) -> Agent:

@@ -4,7 +4,7 @@ One step: action -> pointers -> a window of `decision_interval` iterations -> lo
 One episode: one run of the simulator's iterations; its end is `terminated`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
@@ -14,10 +14,12 @@ import numpy as np
 from envs import actions, observation
 from envs.reward import Reward, RewardConfig
 from tying import palette, registry, strategies
-from tying.config import config, one_of, setting
-from tying.errors import InputError
+from tying.config import build, config, fields_of, nested, one_of, setting
+from tying.errors import InputError, unknown
 from tying.pointers import Pointers
 from tying.training.record import StepRecord
+
+_INSTANT = {"env", "reward"}
 
 
 @config
@@ -37,6 +39,28 @@ class EnvConfig:
     gradient_statistics: bool = setting(
         "observe how the gradients of layers agree, at one more backward pass per decision", default=False
     )
+
+
+def by_section(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of an environment by section; fields of `env` may go without its name (`action_mode="joint"`)."""
+    of_env = fields_of(EnvConfig)
+    return nested({f"env.{name}" if name in of_env else name: value for name, value in keywords.items()})
+
+
+def instant_sections(keywords: Mapping[str, Any], **reward: Any) -> tuple[EnvConfig, RewardConfig]:
+    """Return the sections of an environment without training: windows of one iteration, and a reward with other defaults.
+
+    Raises:
+        InputError: With one line for every wrong name or value.
+    """
+    values = by_section(keywords)
+    lines = [
+        unknown(f"setting {name!r}", name, ("env", "reward", *fields_of(EnvConfig))) for name in values.keys() - _INSTANT
+    ]
+    if lines:
+        raise InputError(lines)
+    env = build(EnvConfig, {"decision_interval": 1, **values.get("env", {})}, "env.")
+    return env, build(RewardConfig, {**reward, **values.get("reward", {})}, "reward.")
 
 
 class Simulator(Protocol):

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import SerializeAsAny
 
-from envs.base import EnvConfig
+from envs.base import EnvConfig, by_section
 from envs.reward import RewardConfig
 from tying import models, strategies, tasks
-from tying.config import by_name, config, fields_of, override, setting
+from tying.config import by_name, config, override, setting
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.models.config import GPTConfig, ModelConfig
@@ -50,5 +50,4 @@ def with_keywords(base: TrainingConfig, keywords: Mapping[str, Any]) -> Training
     Raises:
         InputError: With one line for every wrong name or value.
     """
-    of_env = fields_of(EnvConfig)
-    return override(base, {f"env.{name}" if name in of_env else name: value for name, value in keywords.items()})
+    return override(base, by_section(keywords))

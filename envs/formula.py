@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import EnvConfig, TyingEnv
-from envs.reward import RewardConfig
+from envs.base import TyingEnv, instant_sections
 from tying import strategies
-from tying.config import build
 from tying.errors import InputError
 from tying.pointers import Pointers
 from tying.training.record import StepRecord
@@ -112,9 +110,9 @@ class FormulaTyingEnv(TyingEnv):
         best: The best pattern, a strategy or pointers.
         gap: Loss of the pattern farthest from the best, nats per token.
         noise: Standard deviation of the reward loss, nats per token.
-        reward: Fields of RewardConfig; param_weight is 0 unless given, so that `best` has the highest reward.
         render_mode: None, "ansi" or "rgb_array".
-        overrides: Fields of EnvConfig.
+        overrides: Settings of `env` and `reward`, as LayerTyingEnv takes them; reward.param_weight is 0 unless given, so
+            that `best` has the highest reward.
     """
 
     def __init__(
@@ -124,18 +122,15 @@ class FormulaTyingEnv(TyingEnv):
         best: str = "sandwich",
         gap: float = 1.0,
         noise: float = 0.0,
-        reward: dict[str, Any] | None = None,
         render_mode: str | None = None,
         **overrides: Any,
     ) -> None:
         _check(num_layers=num_layers, num_decisions=num_decisions, gap=gap, noise=noise)
-        config = build(EnvConfig, {"decision_interval": 1, **overrides})
+        config, reward = instant_sections(overrides, param_weight=0.0)
         simulator = FormulaSimulator(
             num_layers, num_decisions, strategies.make(best, num_layers), gap, noise, config.gradient_statistics
         )
-        super().__init__(
-            simulator, config, build(RewardConfig, {"param_weight": 0.0, **(reward or {})}, "reward."), render_mode
-        )
+        super().__init__(simulator, config, reward, render_mode)
 
     @property
     def best(self) -> Pointers:

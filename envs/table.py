@@ -9,9 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.base import EnvConfig, TyingEnv
-from envs.reward import RewardConfig
-from tying.config import build
+from envs.base import TyingEnv, instant_sections
 from tying.errors import InputError
 from tying.pointers import Pointers
 from tying.training.record import StepRecord
@@ -90,9 +88,8 @@ class TableTyingEnv(TyingEnv):
         num_decisions: Decisions in an episode.
         budget: Share of the run after which patterns are judged, one of the table's.
         answers: "seed": the row of a random seed, with the noise of real training; "mean": the mean over seeds.
-        reward: Fields of RewardConfig.
         render_mode: None, "ansi" or "rgb_array".
-        overrides: Fields of EnvConfig.
+        overrides: Settings of `env` and `reward`, as LayerTyingEnv takes them.
     """
 
     def __init__(
@@ -101,7 +98,6 @@ class TableTyingEnv(TyingEnv):
         num_decisions: int = 60,
         budget: float = 1.0,
         answers: Answers = "seed",
-        reward: dict[str, Any] | None = None,
         render_mode: str | None = None,
         **overrides: Any,
     ) -> None:
@@ -109,14 +105,14 @@ class TableTyingEnv(TyingEnv):
             raise InputError(f"num_decisions = {num_decisions!r}: expected a whole number of at least 1")
         if answers not in ("seed", "mean"):
             raise InputError(f"answers = {answers!r}: allowed are 'seed' and 'mean'")
-        config = build(EnvConfig, {"decision_interval": 1, **overrides})
+        config, reward = instant_sections(overrides)
         if config.gradient_statistics:
             raise InputError("gradient_statistics: a table has no gradients; they are seen in tying/LayerTying-v0")
         bench = table if isinstance(table, TyingBench) else TyingBench.load(table)
         bench.losses(budget=budget)  # a budget that is not there is said now
         self.bench = bench
         simulator = TableSimulator(bench, num_decisions, budget, answers)
-        super().__init__(simulator, config, build(RewardConfig, reward or {}, "reward."), render_mode)
+        super().__init__(simulator, config, reward, render_mode)
 
     def _info(self) -> dict[str, Any]:
         simulator: TableSimulator = self.simulator  # type: ignore[assignment]

@@ -119,9 +119,17 @@ def read_own(cls: type[T], words: Sequence[str], program: str, keep_rest: bool =
 
 
 def parser(
-    flags: Flags, program: str = "", description: str = "", defaults: Mapping[str, Any] | None = None, epilog: str = ""
+    flags: Flags,
+    program: str = "",
+    description: str = "",
+    defaults: Mapping[str, Any] | None = None,
+    shorts: Mapping[str, str] | None = None,
+    epilog: str = "",
 ) -> argparse.ArgumentParser:
     """Return the parser, one group of help for each section; `defaults` are shown in place of the fields' own."""
+    others: dict[str, list[str]] = {}
+    for short, name in (shorts or {}).items():
+        others.setdefault(name, []).append(f"--{short.replace('_', '-')}")
     made = argparse.ArgumentParser(
         prog=f"python -m {program}",
         usage=f"%(prog)s {' '.join(n.upper() for n, f in flags.items() if _is_positional(f))} [--flags]".replace("  ", " "),
@@ -145,7 +153,8 @@ def parser(
         default = (defaults or {}).get(name, None if info.is_required() else info.get_default(call_default_factory=True))
         shown = "" if info.is_required() else f" (default {default})".replace("%", "%%")
         count = "*" if _is_list(info) else "?"  # "?": a missing value is reported with the other mistakes
-        group.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=count, metavar=_kind(info), help=text + shown)
+        names = (f"--{name.replace('_', '-')}", *others.get(name, []))
+        group.add_argument(*names, dest=name, nargs=count, metavar=_kind(info), help=text + shown)
     return made
 
 

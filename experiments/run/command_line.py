@@ -109,7 +109,7 @@ def parse_config(words: Sequence[str], mistakes: list[str], own: cli.Flags | Non
     flags = {**own, **flags_of(start)}
     if {"-h", "--help"} & set(words):
         defaults = {name.removeprefix("run."): value for name, value in flat(start.resolved()).items()}
-        cli.show_help(cli.parser(flags, "experiments.train", TrainFlags.__doc__ or "", defaults, _EPILOG))
+        cli.show_help(cli.parser(flags, "experiments.train", TrainFlags.__doc__ or "", defaults, SHORTS, _EPILOG))
     given = cli.read(flags, words, SHORTS)
     if start.agent.name != named.get("agent.name", start.agent.name):  # an unknown agent's flags cannot be checked
         given.rest = [word for word in given.rest if not word.startswith("--agent.")]

@@ -48,7 +48,7 @@ def write_report(
     folder: Path, runs: Sequence[Run], failed: Sequence[str], baseline: str, clock: str, command: str
 ) -> pd.DataFrame:
     """Write runs.csv, table.csv, table.md, the pictures and report.html; return the table of variants."""
-    each = run_table(runs, clock)
+    each = run_table(runs, clock, baseline)
     table = variant_table(each, baseline)
     figures = {
         "pareto": plots.pareto(table, baseline),

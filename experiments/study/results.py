@@ -62,6 +62,12 @@ class Run:
         return not registry.is_fixed(self.summary["agent"])
 
     @property
+    def mean_share(self) -> float:
+        """Mean over the run's iterations of the share of trainable block parameters."""
+        iterations = np.diff(self.curve["iteration"].to_numpy(), prepend=0)
+        return float(np.average(self.curve["param_share"], weights=iterations))
+
+    @property
     def load_factor(self) -> float:
         """Wall seconds per processor second: higher on a busier machine."""
         last = self.curve.iloc[-1]
@@ -75,13 +81,15 @@ class Run:
         return float(np.interp(seconds, times, self.curve["reward_loss"].to_numpy()))
 
 
-def run_table(runs: Sequence[Run], clock: str) -> pd.DataFrame:
+def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
     """Return one row per run.
 
     Args:
         runs: All finished runs.
         clock: "wall_s" or "cpu_s": which seconds make equal time.
+        baseline: The variant whose untied model shares are of, so that a model with fewer layers counts as smaller.
     """
+    untied = next(run.summary["independent_block_params"] for run in runs if run.label == baseline)
     equal_time = _equal_times(runs, clock)
     rows = []
     for run in runs:
@@ -97,8 +105,8 @@ def run_table(runs: Sequence[Run], clock: str) -> pd.DataFrame:
                 "equal_time_reward_loss": run.reward_loss_at(equal_time[run.seed], clock),
                 "num_unique_layers": s["num_unique_layers"],
                 "trainable_params": s["trainable_params"],
-                "block_params_share": s["trainable_block_params"] / s["independent_block_params"],
-                "mean_block_params_share": float(np.average(run.curve["param_share"], weights=_durations(run.curve))),
+                "block_params_share": s["trainable_block_params"] / untied,
+                "mean_block_params_share": run.mean_share * s["independent_block_params"] / untied,
                 "tokens": s["tokens"],
                 "decisions": s["decisions"],
                 "changes": s["changes"],
@@ -122,10 +130,6 @@ def _equal_times(runs: Sequence[Run], clock: str) -> dict[int, float]:
         alike = clock == "cpu_s" or max(loads) <= _LOAD * min(loads)
         times[seed] = min(float(run.curve[clock].iloc[-1]) for run in own) if alike else float("inf")
     return times
-
-
-def _durations(curve: pd.DataFrame) -> np.ndarray:
-    return np.diff(curve["iteration"].to_numpy(), prepend=0)
 
 
 _MEANS = (

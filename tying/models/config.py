@@ -10,7 +10,7 @@ from tying.errors import InputError
 class ModelConfig:
     """The settings that every model has; architectures add their own fields."""
 
-    name: str = setting("architecture", default="gpt")
+    name: str = setting("architecture: gpt, or package.module:Class", default="gpt")
     num_layers: int = setting("blocks L [layers, >= 1]", default=6, ge=1)
     context: int = setting("tokens T that the model sees at once [tokens, >= 1]", default=128, ge=1)
 
@@ -19,7 +19,7 @@ class ModelConfig:
 class GPTConfig(ModelConfig):
     """The shape of a GPT."""
 
-    name: Literal["gpt"] = setting("architecture", default="gpt")
+    name: Literal["gpt"] = setting("architecture: gpt, or package.module:Class", default="gpt")
     num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
     width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
     dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)

@@ -7,4 +7,4 @@ from tying.config import config, setting
 class TaskConfig:
     """The settings that every task has; tasks may add their own fields."""
 
-    name: str = setting("kind of work: what the model learns from the data", default="causal_lm")
+    name: str = setting("kind of work: causal_lm, or package.module:Class", default="causal_lm")
