@@ -217,8 +217,11 @@ def load_training_config(path: Path) -> TrainingConfig:
 def _load(path: Path, cls: type[T]) -> T:
     values = read_json(path)
     saved = {**_saved(path, values, "resolved"), "chosen": _saved(path, values, "chosen")}
+    wrong = saved.keys() ^ Config.__pydantic_fields__.keys()  # type: ignore[attr-defined]
+    if wrong:
+        raise InputError(f"{path}: damaged, or of another version ({', '.join(sorted(wrong))})")
     try:
-        return build(cls, {name: saved[name] for name in cls.__pydantic_fields__ if name in saved})  # type: ignore[attr-defined]
+        return build(cls, {name: saved[name] for name in cls.__pydantic_fields__})  # type: ignore[attr-defined]
     except InputError as error:
         raise InputError([f"{path}: {line}" for line in error.lines]) from error
 
