@@ -1,0 +1,221 @@
+"""Figures of speed and memory: what tying costs and saves on this machine."""
+
+import io
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from envs.presets import PRESETS
+from experiments.run.config import resolve
+from experiments.run.job import Job
+from tying import Pointers, Trainer, strategies, tasks
+from tying.binding import LayerBinding
+from tying.config import override
+from tying.models.config import GPTConfig
+from tying.models.gpt import GPT
+from tying.training.layer_statistics import training_bytes
+from tying.training.optim import make_optimizer
+
+_PATTERNS = ("sequence:3", "sandwich", "0 1 1 1 1 1", "all_tied")
+_SMALL = PRESETS["small"]
+_LAYERS = _SMALL.model.num_layers
+_BYTES = 16  # of a live parameter in float32: itself, its gradient, two moments
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement.
+
+    Attributes:
+        name: Of the measurement.
+        value: The measured value.
+        form: How it is printed.
+        aim: The value that it should reach, as text; empty where it only informs.
+        reached: Whether it does; None without an aim.
+    """
+
+    name: str
+    value: float
+    form: str
+    aim: str = ""
+    reached: bool | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The aim, and whether it is reached."""
+        return self.aim if self.reached is None else f"{self.aim}  {'reached' if self.reached else 'MISSED'}"
+
+
+def sections(repeats: int, iterations: int, job_iterations: int) -> dict[str, Callable[[], Iterator[Figure]]]:
+    """Return the measurements by title; each yields its figures.
+
+    Args:
+        repeats: Interleaved repeats behind every median of speed.
+        iterations: Training iterations in a repeat.
+        job_iterations: Length of the run whose overhead is measured.
+    """
+    task = tasks.make(_SMALL.task, _SMALL.model, _SMALL.data)
+    return {
+        "training speed": lambda: _speed(task, repeats, iterations),
+        "rebinding 48 layers": _rebinding,
+        "compiled blocks": lambda: _recompilation(task),
+        "memory of training": lambda: _memory(task),
+        "share of time that is not training": lambda: _overhead(job_iterations),
+    }
+
+
+def machine() -> str:
+    """Return processor, cores, threads and torch in words."""
+    threads = torch.get_num_threads()
+    return f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+
+
+def _trainer(task: Any, pattern: str, changes: Mapping[str, Any] | None = None) -> Trainer:
+    """Return a trainer of the preset `small` under a pattern, with some settings changed."""
+    settings = override(_SMALL, {"trainer.device": "cpu", "trainer.iterations": 1_000_000, **(changes or {})})
+    made = Trainer(task, settings.trainer, settings.optim, settings.binding, seed=0)
+    made.rebind(strategies.make(pattern, _LAYERS))
+    return made
+
+
+def _bare_loop(task: Any) -> Callable[[int], object]:
+    """Return the shortest loop that trains the same model on the same batches."""
+    model = task.build_model(seed=0)
+    optimizer = make_optimizer(model, _SMALL.optim)
+    done = 0
+
+    def run(iterations: int) -> None:
+        nonlocal done
+        for _ in range(iterations):
+            batch = task.batch(0, done, _SMALL.trainer.batch_size)
+            optimizer.zero_grad(set_to_none=True)
+            model.loss(*batch).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), _SMALL.optim.clip_norm)
+            optimizer.step()
+            done += 1
+
+    return run
+
+
+def interleaved(runs: Mapping[str, Callable[[int], object]], repeats: int, iterations: int) -> dict[str, list[float]]:
+    """Return seconds per repeat; in every repeat each candidate has its turn, so a drifting machine is fair to all."""
+    for run in runs.values():
+        run(3)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(iterations)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _speed(task: Any, repeats: int, iterations: int) -> Iterator[Figure]:
+    runs = {"bare loop": _bare_loop(task), "untied": _trainer(task, "independent").train}
+    runs |= {pattern: _trainer(task, pattern).train for pattern in _PATTERNS}
+    runs["root_only"] = _trainer(task, "all_tied", {"binding.gradient": "root_only"}).train
+    seconds = interleaved(runs, repeats, iterations)
+    tokens = iterations * _SMALL.trainer.batch_size * task.sequence_length
+    yield Figure("untied, tokens/s", tokens / median(seconds["untied"]), "{:,.0f}")
+
+    def ratio(name: str, base: str) -> float:
+        return median(b / a for a, b in zip(seconds[name], seconds[base], strict=True))
+
+    bare = ratio("untied", "bare loop")
+    yield Figure("untied / bare loop of the same model", bare, "x{:.3f}", ">= 0.97", bare >= 0.97)
+    for pattern in _PATTERNS:
+        yield Figure(f"{pattern} / untied", ratio(pattern, "untied"), "x{:.3f}")
+    root_only = ratio("root_only", "untied")
+    yield Figure("all_tied with gradient root_only / untied", root_only, "x{:.3f}", ">= 1.2", root_only >= 1.2)
+
+
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes that operations allocate; views allocate nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = {t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in inputs:
+            self.bytes += result.untyped_storage().nbytes()
+        return result
+
+
+def _rebinding(repeats: int = 200) -> Iterator[Figure]:
+    """Rebind 48 layers with AdamW state; the blocks are narrow, so that the copy is not what takes the time."""
+    model = GPT(GPTConfig(num_layers=48, num_heads=2, width=32, context=16), 64, seed=0)
+    optimizer = make_optimizer(model, _SMALL.optim)
+    binding = LayerBinding(model.h, optimizer)
+    tokens = torch.zeros(1, 16, dtype=torch.int64)
+    model.loss(tokens, tokens).backward()
+    optimizer.step()
+    untied = Pointers.independent(48)
+    seconds: dict[str, list[float]] = {"tie": [], "untie": []}
+    for repeat in range(repeats):
+        for name, pointers in (("tie", untied.move(1 + repeat % 47, 0)), ("untie", untied)):
+            start = time.perf_counter()
+            binding.rebind(pointers)
+            seconds[name].append(time.perf_counter() - start)
+    ms = 1000 * median(seconds["tie"])
+    yield Figure("a tie, ms", ms, "{:.3f}", "< 1", ms < 1)
+    yield Figure("an untie, ms (width 32)", 1000 * median(seconds["untie"]), "{:.3f}")
+    with _Allocations() as allocated:
+        binding.rebind(untied.move(20, 3))
+    yield Figure("bytes allocated by a tie", allocated.bytes, "{:,.0f}", "0", allocated.bytes == 0)
+    copied = sum(3 * p.numel() * p.element_size() + 4 for p in binding.weights_of(3))
+    with _Allocations() as allocated:
+        binding.rebind(untied)
+    share = allocated.bytes / copied
+    yield Figure("bytes allocated by an untie / bytes of the copy", share, "{:.3f}", "1", share == 1)
+
+
+def _recompilation(task: Any, rebinds: int = 1000) -> Iterator[Figure]:
+    """Count the graphs that rebinds to random patterns lead to, with a training step every 20."""
+    patterns = list(Pointers.all(_LAYERS))
+    generator = torch.Generator().manual_seed(0)
+    torch._dynamo.reset()
+    made = _trainer(task, "all_tied", {"trainer.compile": True, "trainer.batch_size": 2})
+    made.train(2)
+    torch._dynamo.utils.counters.clear()
+    for number in range(rebinds):
+        made.rebind(patterns[int(torch.randint(len(patterns), (), generator=generator))])
+        if number % 20 == 0:
+            made.train(1)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    yield Figure(f"recompilations in {rebinds:,} rebinds", graphs, "{:.0f}", "0", graphs == 0)
+
+
+def _memory(task: Any) -> Iterator[Figure]:
+    for pattern in ("independent", *_PATTERNS):
+        made = _trainer(task, pattern, {"trainer.batch_size": 1})
+        made.train(1)
+        share = training_bytes(made.model.parameters(), made.optimizer) / (_BYTES * made.trainable_params)
+        name = f"{pattern}: bytes of parameters, gradients, moments / {_BYTES} x live parameters"
+        yield Figure(name, share, "{:.3f}", "1", share == 1)
+
+
+def _overhead(iterations: int) -> Iterator[Figure]:
+    """Run the default job, shorter, and read the times in its summary."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job.new(resolve({"trainer.iterations": iterations, "trainer.device": "cpu"}), Path(folder) / "run", ())
+        job.run(Console(file=io.StringIO()))
+        summary = job.directory.read_summary()
+    whole = summary["train_s"] + summary["decision_s"]
+    share = summary["decision_s"] / whole
+    yield Figure("decision, reward evaluation, agent, logging, checkpoints", share, "{:.1%}", "<= 10 %", share <= 0.10)
+    rest = (summary["decision_s"] - summary["evaluate_s"]) / whole
+    yield Figure("the same without the reward evaluation", rest, "{:.1%}", "<= 3 %", rest <= 0.03)
