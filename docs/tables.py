@@ -1,6 +1,6 @@
 """Write the tables and pictures of the pages of results from docs/data and the shipped tables: `python docs/tables.py`.
 
-A table stands between `<!-- table KIND NAME -->` and `<!-- end -->`; NAME is a folder of data, or what of it is shown.
+A table stands between `<!-- table KIND NAME -->` and `<!-- end -->`; NAME is a folder of data, or a part of it.
 """
 
 import re
@@ -12,176 +12,137 @@ import numpy as np
 import pandas as pd
 
 from agents.registry import is_fixed
-from envs.tyingbench import TyingBench
-from experiments.plots import pareto
-from experiments.results import student_interval
-from experiments.tyingbench import report
-from experiments.tyingbench.league import picture
+from experiments.study import reward_signal
+from experiments.study.intervals import with_interval, written
+from experiments.study.plots import pareto
+from experiments.tyingbench import pictures, regret
+from experiments.tyingbench.tables import TABLES
+from tying.tyingbench import TyingBench
 
 _ROOT = Path(__file__).resolve().parent
-_DATA = _ROOT / "data" / "results"
+_DATA = _ROOT / "data"
 PAGES = (_ROOT / "results.md", _ROOT / "tyingbench.md")
 _BASELINE = "independent"
 _QUERIES = (10, 20, 40, 60)
 _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 
-def _interval(mean: float, low: float, high: float) -> str:
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+def _comparison(path: Path) -> pd.DataFrame:
+    """Return the table of a comparison with today's names of columns; the files have bootstrap intervals too."""
+    table = pd.read_csv(path).drop(columns=["low", "high"])
+    table = table.rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
+    table["decides"] = [not is_fixed(variant.partition(" --")[0]) for variant in table["variant"]]
+    return table
 
 
-def entries(name: str) -> pd.DataFrame:
-    """Return a comparison, best test loss first."""
-    table = pd.read_csv(_DATA / name / "table.csv").sort_values("test_loss")
+def _row(row: dict[str, float], digits: int) -> dict[str, str]:
+    """Return the cells that all comparisons have."""
+    same = row["variant"] == _BASELINE
+    return {
+        "agent": f"`{row['variant']}`",
+        "unique layers": f"{row['num_unique_layers']:.1f}",
+        "changes": f"{row['changes']:.{digits}f}" if row["changes"] else "none",
+        "test loss": f"{row['test_loss']:.3f}",
+        f"difference to {_BASELINE}": "" if same else written(row["difference"], row["low"], row["high"], digits=3),
+        "lower in": "" if same else f"{row['better_in']:.0f} of {row['pairs']:.0f}",
+    }
+
+
+def variants(name: str) -> pd.DataFrame:
+    """Return a comparison, lowest test loss first."""
     rows = []
-    for row in table.to_dict("records"):
-        same = row["entry"] == _BASELINE
+    for row in _comparison(_DATA / "results" / name / "table.csv").sort_values("test_loss").to_dict("records"):
+        equal_time = "" if row["variant"] == _BASELINE else f"{row['equal_time_difference']:+.3f}"
         rows.append(
-            {
-                "agent": f"`{row['entry']}`",
-                "unique layers": f"{row['num_unique_layers']:.1f}",
+            _row(row, digits=0)
+            | {
                 "block parameters": f"{row['block_params_share']:.0%}",
-                "changes": f"{row['changes']:.0f}",
-                "test loss": f"{row['test_loss']:.3f}",
-                "difference to independent": "" if same else _interval(row["difference"], row["t_low"], row["t_high"]),
-                "lower in": "" if same else f"{row['better_in']:.0f} of {row['pairs']:.0f}",
                 "perplexity": f"{row['test_ppl']:.2f}",
-                "at equal time": "" if same else f"{row['equal_time_difference']:+.3f}",
+                "at equal time": equal_time,
                 "deciding": f"{row['decision_share']:.0%}",
             }
         )
     return pd.DataFrame(rows)
 
 
+def transfer(name: str) -> pd.DataFrame:
+    """Return a comparison of policies that learned on a table, of those that did not, and of the fixed rule."""
+    table = _comparison(_DATA / "tyingbench" / f"transfer_{name}.csv")
+    return pd.DataFrame([_row(row, digits=1) for row in table.to_dict("records")])
+
+
 def rivals(name: str) -> pd.DataFrame:
-    """Return how every agent that decides stands to fixed strategies of its size, to random and to independent.
+    """Return the differences of every agent that decides to fixed strategies of its size, and to random.
 
     Each of its runs is set beside the run of the same seed of the best fixed strategy (mean test loss) with at most as
     many unique layers as it ended with.
     """
-    runs = pd.read_csv(_DATA / name / "runs.csv")
+    runs = pd.read_csv(_DATA / "results" / name / "runs.csv").rename(columns={"entry": "variant"})
     # Those with settings of their own, such as another learning rate, are no rivals at equal settings.
-    fixed = {entry for entry in runs["entry"] if is_fixed(entry) and " --" not in entry and entry != _BASELINE}
+    fixed = {v for v in runs["variant"] if is_fixed(v) and " --" not in v and v != _BASELINE}
     rows = []
-    for entry in dict.fromkeys(runs["entry"]):
-        if is_fixed(entry.partition(" --")[0]):
+    for variant in dict.fromkeys(runs["variant"]):
+        if is_fixed(variant.partition(" --")[0]):
             continue
         rows.append(
             {
-                "agent": f"`{entry}`",
-                "best published strategy of its size": _against(runs, entry, lambda k: _best(runs, fixed - {*_OURS}, k)),
-                "private_first included": _against(runs, entry, lambda k: _best(runs, fixed, k)),
-                "random": _against(runs, entry, lambda k: "random") if entry != "random" else "",
+                "agent": f"`{variant}`",
+                "best published strategy of its size": _against(runs, variant, fixed - {*_OURS}),
+                "private_first included": _against(runs, variant, fixed),
+                "random": _against(runs, variant, {"random"}) if variant != "random" else "",
             }
         )
     return pd.DataFrame(rows)
 
 
-def _best(runs: pd.DataFrame, allowed: set[str], num_unique: int) -> str:
-    fitting = runs[runs["entry"].isin(allowed) & (runs["num_unique_layers"] <= num_unique)]
-    return str(fitting.groupby("entry")["test_loss"].mean().idxmin())
-
-
-def _against(runs: pd.DataFrame, entry: str, rival: Callable[[int], str]) -> str:
+def _against(runs: pd.DataFrame, variant: str, others: set[str]) -> str:
+    """Return the difference of a variant to the best of others; fixed ones have at most as many unique layers."""
     differences = []
-    for own in runs[runs["entry"] == entry].to_dict("records"):
-        other = runs[(runs["entry"] == rival(own["num_unique_layers"])) & (runs["seed"] == own["seed"])]
+    for own in runs[runs["variant"] == variant].to_dict("records"):
+        rivals = runs[runs["variant"].isin(others)]
+        if others != {"random"}:
+            rivals = rivals[rivals["num_unique_layers"] <= own["num_unique_layers"]]
+        best = rivals.groupby("variant")["test_loss"].mean().idxmin()
+        other = rivals[(rivals["variant"] == best) & (rivals["seed"] == own["seed"])]
         differences.append(own["test_loss"] - float(other["test_loss"].iloc[0]))
-    values = np.array(differences)
-    return _interval(float(values.mean()), *student_interval(values))
-
-
-def rates(name: str) -> pd.DataFrame:
-    """Return a tuning of the learning rate: reward loss by pattern and rate, the lowest of a pattern in bold."""
-    table = pd.read_csv(_DATA / name / "table.csv")
-    table["pattern"] = table["entry"].str.partition(" --")[0]
-    table["rate"] = table["entry"].str.extract(r"learning-rate (\S+)")[0].astype(float)
-    wide = table.pivot(index="pattern", columns="rate", values="reward_loss").loc[list(dict.fromkeys(table["pattern"]))]
-    marked = wide.apply(
-        lambda row: [f"**{v:.3f}**" if v == row.min() else f"{v:.3f}" for v in row], axis=1, result_type="expand"
-    )
-    marked.columns = [f"{rate:g}" for rate in wide.columns]
-    marked.insert(0, "reward loss at learning rate", [f"`{pattern}`" for pattern in wide.index])
-    return marked
+    return with_interval(np.array(differences), digits=3)
 
 
 def signal(name: str) -> pd.DataFrame:
-    """Return the table of experiments.signal: the whole run for every reward, its parts for `fork`."""
-    table = pd.read_csv(_DATA / name / "signal.csv")
-    table = table[(table["block"] == "all") | (table["reward"] == "fork")]
-    rows = []
-    for row in table.to_dict("records"):
-        rows.append(
-            {
-                "reward": f"`{row['reward']}`",
-                "part of the run": row["block"],
-                "decisions": row["decisions"],
-                "tau with the pattern": _tau(row, "pattern"),
-                "tau with the change": _tau(row, "change"),
-                "noise": f"{row['noise_sd']:.4f}",
-                "signal": f"{row['signal_sd']:.4f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _tau(row: dict[str, float], name: str) -> str:
-    return f"{row[f'{name}_tau']:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
+    """Return the table of experiments.signal_study: the whole run for every reward, its parts for `fork`."""
+    table = pd.read_csv(_DATA / "results" / name / "signal.csv")
+    return reward_signal.readable(table[(table["block"] == "all") | (table["reward"] == "fork")])
 
 
 def bench(name: str) -> pd.DataFrame:
     """Return a table of experiments.tyingbench report, of the shipped table."""
-    return report.tables(TyingBench.load())[name]
+    return TABLES[name](TyingBench.load())
 
 
-def league(name: str) -> pd.DataFrame:
-    """Return the league at a price of parameters, the lowest regret after the most queries first."""
+def agents(name: str) -> pd.DataFrame:
+    """Return the benchmark of agents at a weight of parameters, the lowest regret after the most queries first."""
     table = _trials()
     own = table[(table["param_weight"] == float(name)) & table["queries"].isin(_QUERIES)]
     last = own[own["queries"] == _QUERIES[-1]].set_index("agent")["regret"]
     rows = []
     for agent in last.sort_values().index:
         cells = own[own["agent"] == agent].to_dict("records")
-        answers = {f"{cell['queries']} queries": _regret(cell) for cell in cells}
+        answers = {f"{cell['queries']} queries": regret.cell(cell, digits=3) for cell in cells}
         rows.append({"agent": f"`{agent}`", "trials": cells[0]["trials"], **answers})
     return pd.DataFrame(rows)
 
 
 def _trials() -> pd.DataFrame:
-    """Return the league; the library's agents take long to learn, and had fewer trials in a run of their own."""
-    return pd.concat([pd.read_csv(path) for path in sorted((_DATA.parent / "tyingbench").glob("league*.csv"))])
+    """Return the benchmark; the library's agents take long to learn, and had fewer trials in a run of their own."""
+    return pd.concat([pd.read_csv(path) for path in sorted((_DATA / "tyingbench").glob("agents*.csv"))])
 
 
-def transfer(name: str) -> pd.DataFrame:
-    """Return a comparison of policies that begin with what was learned elsewhere and of those that do not."""
-    table = pd.read_csv(_DATA.parent / "tyingbench" / f"transfer_{name}.csv")
-    rows = []
-    for row in table.to_dict("records"):
-        same = row["entry"] == _BASELINE
-        rows.append(
-            {
-                "agent": f"`{row['entry']}`",
-                "unique layers": f"{row['num_unique_layers']:.1f}",
-                "changes": f"{row['changes']:.1f}",
-                "test loss": f"{row['test_loss']:.3f}",
-                "difference to independent": "" if same else _interval(row["difference"], row["t_low"], row["t_high"]),
-                "lower in": "" if same else f"{row['better_in']:.0f} of {row['pairs']:.0f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _regret(cell: dict[str, float]) -> str:
-    return f"{cell['regret']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
-
-
-_KINDS = {
-    "entries": entries,
+_KINDS: dict[str, Callable[[str], pd.DataFrame]] = {
+    "variants": variants,
     "rivals": rivals,
-    "rates": rates,
     "signal": signal,
     "bench": bench,
-    "league": league,
+    "agents": agents,
     "transfer": transfer,
 }
 
@@ -198,16 +159,16 @@ def filled(page: str) -> str:
 
 
 def _draw(name: str) -> None:
-    """Draw the entries at the preset's own settings; with all their variants nobody could read them."""
-    table = pd.read_csv(_DATA / name / "table.csv")
-    plain = table[~table["entry"].str.contains(" --")]
+    """Draw the variants at the preset's own settings; with all others nobody could read the picture."""
+    table = _comparison(_DATA / "results" / name / "table.csv")
+    plain = table[~table["variant"].str.contains(" --")]
     pareto(plain, _BASELINE).savefig(_ROOT / "img" / f"results_{name}.png", dpi=100)
 
 
 if __name__ == "__main__":
     _draw("shakespeare_rich")
-    report.draw(TyingBench.load(), _ROOT / "img", "tyingbench_")
-    picture(_trials()).savefig(_ROOT / "img" / "tyingbench_league.png", dpi=100)
+    pictures.draw(TyingBench.load(), _ROOT / "img", "tyingbench_")
+    regret.picture(_trials()).savefig(_ROOT / "img" / "tyingbench_agents.png", dpi=100)
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
         after = filled(before)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The commands behind docs/results.md, from the root of the project. About 75 minutes on two cores; interrupted, it goes on.
+# The commands behind docs/results.md, from the root of the project: about 75 minutes on two cores. The same call resumes them.
 # usage: docs/data/results.sh tinyshakespeare.txt [folder]
 set -euo pipefail
 text=$1
@@ -19,7 +19,7 @@ long="--env.freeze-after 0.6"
 longer=("random $long" "dqn $long" "maskable_ppo $long" "qrdqn $long" "ppo $long" "recurrent_ppo $long" "gradient_similarity $long"
         "local_search --reward improvement --agent.explore 0.5 $long" "thompson --agent.explore 0.5 $long"
         "random --env.initial-pointers independent $long" "dqn --env.initial-pointers independent $long")
-# What trials are compared with, and the price of parameters.
+# The baseline of trials, and the weight of parameters.
 rewards=("local_search --reward improvement" "local_search --reward.param-weight 0" "dqn --reward fork" "thompson --reward fork")
 
 compare() { # name, then flags
@@ -28,7 +28,7 @@ compare() { # name, then flags
 compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" "${longer[@]}" \
     "${rewards[@]}" --data.path "$text"
 compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[1]}" --data.path "$text" "${limited[@]}"
-python -m experiments.signal --preset mini --decisions 54 --seeds 2 --data.path "$text" --out "$out/signal"
+python -m experiments.signal_study --preset mini --decisions 54 --seeds 2 --data.path "$text" --out "$out/signal"
 # Two thirds of the length, and of the text.
 shorter=(--trainer.iterations 320 --data.max-chars 390000)
 compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}"

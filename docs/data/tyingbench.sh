@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes again what docs/tyingbench.md shows: two hours for the table on two cores, a quarter of an hour for the rest.
-# Interrupted, the table and the comparisons go on where they were.
+# The commands behind docs/tyingbench.md: two hours for the table on two cores, a quarter of an hour for the rest.
+# After an interruption, the same call resumes the table and the comparisons.
 #
 #     docs/data/tyingbench.sh input.txt     # tinyshakespeare, sha256 86c4e6aa...
 set -euo pipefail
@@ -10,17 +10,17 @@ out=${2:-comparisons/tyingbench}
 python -m experiments.tyingbench build --layers 6 --seeds 5 --data.path "$text" --out "$out/shakespeare-6"
 
 # The library's agents take a second per trial to learn, the others a fraction of that.
-league() {
+# Agents explore to the end of their queries, unless --agent.explore says otherwise.
+benchmark() {
     name=$1
     shift
     python -m experiments.tyingbench agents --queries 60 --out "$out/$name" "$@"
 }
 library=(dqn qrdqn recurrent_ppo)
-own=("random --env.action-mode joint" random "surrogate --agent.explore 1" "surrogate --agent.features rule --agent.explore 1"
-    "local_search --agent.explore 1" "local_search --agent.explore 1 --reward improvement" "evolution --agent.explore 1"
-    "thompson --agent.explore 1" "ucb --agent.explore 1" double_dqn ppo maskable_ppo a2c paper)
-league league --trials 200 --agents "${own[@]}"
-league league_library --trials 50 --agents "${library[@]}"
+own=("random --env.action-mode joint" random surrogate "surrogate --agent.features rule" local_search
+    "local_search --reward improvement" evolution thompson ucb double_dqn ppo maskable_ppo a2c paper)
+benchmark agents --trials 200 --agents "${own[@]}"
+benchmark agents_library --trials 50 --agents "${library[@]}"
 
 # A policy that learned on the table, in runs on another text and of another depth, beginning untied.
 [ -d "$out/policy" ] || python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out "$out/policy"
