@@ -1,7 +1,6 @@
-"""Records: values that survive JSON, and the run directory."""
+"""The run directory: what is written in one step, what is refused, and what made the run."""
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -11,45 +10,48 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tying.records import FORMAT, Decision, RunDirectory, Window, made_by, perplexity, window_of
 
-from tying import records
+from experiments.run import provenance
+from experiments.run.directory import Line, RunDirectory
+from experiments.run.provenance import made_by
 from tying.errors import InputError
 from tying.pointers import Pointers
+from tying.training.record import StepRecord
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
-WINDOW = Window(8, 2048, 4.1, 4.0, 3.9, 100, 400, (0.1, 0.2), (0.0, 1.0))
-DECISION = Decision(
-    index=0,
+RECORD = StepRecord(
+    decision=0,
+    iteration=8,
+    num_iterations=8,
+    pointers=Pointers((0, 0)),
+    previous_pointers=Pointers((0, 1)),
     layer=1,
     action=0,
-    frozen=False,
-    pointers=Pointers((0, 0)),
+    explored=True,
+    action_value=0.5,
+    tokens=2048,
+    reward_loss=3.9,
+    block_params=100,
+    independent_block_params=400,
+    gradient_norms=(0.1, 0.2),
+    similarities=(0.0, 1.0),
     reward=0.1,
     reward_terms={"improvement": 0.2, "params": -0.1},
-    window=WINDOW,
+    param_weight=0.4,
     train_s=0.5,
     evaluate_s=0.25,
-    param_weight=0.4,
 )
+LINE = Line(record=RECORD, wall_s=2.5, cpu_s=2.0, decision_s=0.125, agent={"q": [0.1, 0.2], "epsilon": 1.0})
 
 
 def missing(*_: Any, **__: Any) -> None:
     raise FileNotFoundError
 
 
-def through_json(value: dict[str, Any]) -> dict[str, Any]:
-    back: dict[str, Any] = json.loads(json.dumps(value))
-    return back
-
-
-# Values.
+# What made a run.
 
 
 def test_what_makes_things_is_told() -> None:
-    told = through_json(made_by())
+    told = json.loads(json.dumps(made_by()))
     assert told.keys() == {"python", "platform", "processor", "cores", "git", "packages"}
     assert told["python"] == platform.python_version()
     assert told["cores"] == os.cpu_count()
@@ -57,7 +59,7 @@ def test_what_makes_things_is_told() -> None:
 
 
 def test_a_package_or_a_program_that_is_not_there_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(provenance, "_PACKAGES", ("numpy", "no-such-package"))
     monkeypatch.setattr(subprocess, "run", missing)
     told = made_by()
     assert told["packages"] == {"numpy": np.__version__, "no-such-package": None}
@@ -67,63 +69,31 @@ def test_a_package_or_a_program_that_is_not_there_is_no_failure(monkeypatch: pyt
 def test_where_linux_does_not_tell_the_processor_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", missing)
     monkeypatch.setattr(platform, "processor", lambda: "abacus")
-    assert records._processor() == "abacus"
+    assert provenance._processor() == "abacus"
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags : fpu\nmodel name\t: Sand 9 @ 1 Hz\nmodel name : x\n")
-    assert records._processor() == "Sand 9 @ 1 Hz"
+    assert provenance._processor() == "Sand 9 @ 1 Hz"
 
 
-@given(
-    losses=st.tuples(finite, finite, finite),
-    counts=st.tuples(*[st.integers(0, 2**53)] * 4),
-    norms=st.lists(finite, max_size=5),
-)
-def test_window_survives_json_exactly(
-    losses: tuple[float, float, float], counts: tuple[int, int, int, int], norms: list[float]
-) -> None:
-    window = Window(*counts[:2], *losses, *counts[2:], tuple(norms), tuple(reversed(norms)), losses[0], tuple(norms))
-    assert window_of(through_json(replace(DECISION, window=window).to_dict())) == window
+# Lines.
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf])
-def test_window_of_a_diverged_run_survives_json(value: float) -> None:
-    window = replace(WINDOW, reward_loss=value)
-    assert window_of(through_json(replace(DECISION, window=window).to_dict())) == window
+@pytest.mark.parametrize("action", [3, [0, 1]])
+def test_a_line_is_the_record_and_the_clocks(action: int | list[int]) -> None:
+    line = replace(LINE, record=replace(RECORD, action=action))
+    text = line.to_json()
+    assert text.endswith("\n") and text.count("\n") == 1
+    values = json.loads(text)
+    clocks = {"wall_s": 2.5, "cpu_s": 2.0, "decision_s": 0.125, "agent": LINE.agent}
+    assert values == {**json.loads(json.dumps(line.record.to_dict())), **clocks}
+    assert Line.from_json(text.encode()) == line
 
 
-@pytest.mark.parametrize("action", [3, [0, 1, 1]])
-def test_decision_survives_json_exactly(action: int | list[int]) -> None:
-    line = through_json(replace(DECISION, action=action).to_dict())
-    rebuilt = Decision(
-        index=line["decision"],
-        layer=line["layer"],
-        action=line["action"],
-        frozen=line["frozen"],
-        pointers=Pointers(line["pointers"]),
-        reward=line["reward"],
-        reward_terms=line["reward_terms"],
-        window=window_of(line),
-        train_s=line["train_s"],
-        evaluate_s=line["evaluate_s"],
-        param_weight=line["param_weight"],
-    )
-    assert rebuilt == replace(DECISION, action=action)
-
-
-def test_windows_of_older_records_are_read() -> None:
-    line = through_json(DECISION.to_dict())
-    for name in ("fork_loss", "gradient_similarities", "agreements"):
-        del line[name]
-    assert window_of(line) == WINDOW
-
-
-def test_perplexity_is_finite_for_every_finite_loss() -> None:
-    assert perplexity(2.0) == math.exp(2.0)
-    assert math.isfinite(perplexity(1e9))
-    assert math.isnan(perplexity(math.nan))
-
-
-def test_param_share_is_a_share_of_the_untied_model() -> None:
-    assert WINDOW.param_share == 0.25
+@pytest.mark.parametrize("name", [*RECORD.to_dict(), "wall_s", "cpu_s", "decision_s", "agent"])
+def test_a_line_without_a_field_is_damaged(name: str) -> None:
+    values = json.loads(LINE.to_json())
+    del values[name]
+    with pytest.raises(KeyError, match=name):
+        Line.from_json(json.dumps(values).encode())
 
 
 # The folder.
@@ -137,8 +107,8 @@ def run(tmp_path: Path) -> RunDirectory:
     return run
 
 
-def lines(count: int) -> list[dict[str, Any]]:
-    return [through_json(replace(DECISION, index=index).to_dict()) for index in range(count)]
+def lines(count: int) -> list[Line]:
+    return [replace(LINE, record=replace(RECORD, decision=index)) for index in range(count)]
 
 
 def test_naming_a_run_touches_nothing(tmp_path: Path) -> None:
@@ -150,8 +120,8 @@ def test_naming_a_run_touches_nothing(tmp_path: Path) -> None:
 
 
 def test_config_comes_back_as_it_was(run: RunDirectory) -> None:
-    assert run.read_config() == {"preset": "tiny", "seed": 3}
-    assert json.loads(run.config_file.read_text())["format"] == FORMAT
+    assert run.read_config() == run.config_file
+    assert json.loads(run.config_file.read_text()) == {"preset": "tiny", "seed": 3}
 
 
 def test_what_was_run_by_what_is_written_down(run: RunDirectory) -> None:
@@ -186,7 +156,7 @@ def test_folder_under_a_file_is_refused_before_anything_is_made(tmp_path: Path) 
 
 def test_empty_folder_can_be_used(tmp_path: Path) -> None:
     RunDirectory(tmp_path).create({}, [], {})
-    assert RunDirectory(tmp_path).read_config() == {}
+    assert RunDirectory(tmp_path).read_config().read_text() == "{}\n"
 
 
 def test_folder_without_config_is_no_run(tmp_path: Path) -> None:
@@ -194,11 +164,18 @@ def test_folder_without_config_is_no_run(tmp_path: Path) -> None:
         RunDirectory(tmp_path).read_config()
 
 
-@pytest.mark.parametrize("content", ['{"format": 0}', '{"preset": "tiny"}', "[]", "3"])
-def test_config_of_another_format_is_refused(run: RunDirectory, content: str) -> None:
-    run.config_file.write_text(content)
-    with pytest.raises(InputError, match=f"this version reads format {FORMAT}"):
-        run.read_config()
+@pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"pointers": [0]}', '{"test_loss": 1, "seed": 0}'])
+def test_damaged_summary_is_refused(run: RunDirectory, content: str) -> None:
+    run.final.mkdir()
+    (run.final / "summary.json").write_text(content)
+    with pytest.raises(InputError, match=r"summary\.json: (damaged|unreadable)"):
+        run.read_summary()
+
+
+def test_summary_of_an_unfinished_run_says_how_to_resume(run: RunDirectory) -> None:
+    assert not run.finished
+    with pytest.raises(InputError, match=r"not finished; resume it by python -m experiments\.train --resume"):
+        run.read_summary()
 
 
 # decisions.jsonl
@@ -213,7 +190,7 @@ def test_decisions_come_back_as_they_were(run: RunDirectory) -> None:
 def test_torn_last_line_is_left_out(run: RunDirectory, kept: int) -> None:
     run.rewrite_decisions(lines(3))
     text = run.decisions_file.read_bytes()
-    last = json.dumps(lines(4)[3]).encode() + b"\n"
+    last = lines(4)[3].to_json().encode()
     run.decisions_file.write_bytes(text + last[:kept])
     assert run.read_decisions() == lines(3)
 
@@ -225,16 +202,10 @@ def test_last_line_torn_inside_a_character_is_left_out(run: RunDirectory) -> Non
     assert run.read_decisions() == lines(3)
 
 
-def test_older_lines_are_not_damaged(run: RunDirectory) -> None:
-    line = {name: value for name, value in lines(1)[0].items() if name not in ("fork_loss", "agreements", "param_weight")}
-    run.rewrite_decisions([line])
-    assert run.read_decisions() == [line]
-
-
 @pytest.mark.parametrize("damage", ["", "{", "\x00\x00\x00", "3", "[]", "null", '{"decision": 1', "{}\x0b{}", "{}\u2028"])
 def test_damaged_line_in_the_middle_is_named(run: RunDirectory, damage: str) -> None:
-    good = [json.dumps(line) for line in lines(3)]
-    run.decisions_file.write_text("\n".join([good[0], damage, good[2]]) + "\n", encoding="utf-8")
+    good = [line.to_json() for line in lines(3)]
+    run.decisions_file.write_text(good[0] + damage + "\n" + good[2], encoding="utf-8")
     with pytest.raises(InputError, match=r"decisions\.jsonl: line 2 is "):
         run.read_decisions()
 
@@ -270,6 +241,17 @@ def test_half_written_checkpoint_does_not_count(run: RunDirectory) -> None:
     (run.checkpoints / ".000006.123.tmp").mkdir()
     (run.checkpoints / "000009").write_text("no folder")
     assert run.latest_checkpoint() == (3, run.checkpoint_folder(3))
+
+
+def test_what_a_killed_process_was_writing_is_removed(run: RunDirectory) -> None:
+    add_checkpoint(run, 3)
+    (run.checkpoints / ".000006.123.tmp").mkdir()
+    (run.path / ".decisions.jsonl.123.tmp").write_text("half")
+    (run.path / "notes.txt").write_text("a person's own")
+    run.remove_leftovers()
+    assert [path.name for path in run.checkpoints.iterdir()] == ["000003"]
+    assert not list(run.path.glob(".*.tmp"))
+    assert (run.path / "notes.txt").is_file()
 
 
 def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:

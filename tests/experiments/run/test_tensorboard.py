@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
-from tensorboard.simulator.event_processing.event_accumulator import EventAccumulator
-from tying.records import Decision, Window
-from tying.tensorboard import Board
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments import cli
+from experiments.run import cli
+from experiments.run.tensorboard import TensorBoardLogger
 from experiments.train import main
 from tests.conftest import ROOT, single_thread, words
 from tying.pointers import Pointers
+from tying.training.record import StepRecord
 
 NUM_LAYERS, ITERATIONS, INTERVAL, LOG_INTERVAL = 3, 24, 4, 3
 SETTINGS = (
@@ -115,6 +115,11 @@ def test_what_the_agent_thinks_is_logged(events: EventAccumulator, lines: list[d
     for name, value in lines[0]["agent"].items():
         parts = range(len(value)) if isinstance(value, list) else []
         expected |= {f"agent/{name}/{action:02d}" for action in parts} or {f"agent/{name}"}
+    for name in ("explored", "action_value"):
+        known = [line[name] for line in lines if line[name] is not None]
+        if known:
+            expected.add(f"agent/{name}")
+            assert values(events, f"agent/{name}") == pytest.approx([float(value) for value in known])
     assert logged == expected
 
 
@@ -137,7 +142,6 @@ def test_config_text_is_the_config(folder: Path, events: EventAccumulator) -> No
     (event,) = events.Tensors("config/text_summary")
     text = event.tensor_proto.string_val[0].decode()
     config = json.loads((folder / "config.json").read_text())
-    config.pop("format")
     assert json.loads(text.removeprefix("```json").removesuffix("```")) == config
 
 
@@ -146,10 +150,13 @@ def test_settings_are_in_the_hparams_tab(events: EventAccumulator) -> None:
 
 
 def test_huge_loss_can_be_written(tmp_path: Path) -> None:
-    board = Board(tmp_path / "tb", None, batch_tokens=1)
-    window = Window(4, 8, 1e6, 1e6, 1e6, 1, 1)
-    board.decision(Decision(0, 1, 0, False, Pointers((0, 0)), 0.0, {}, window, 0.0, 0.0), 1.0, 1, 0.0)
-    board.close()
+    logger = TensorBoardLogger(tmp_path / "tb", None, batch_tokens=1)
+    tied = Pointers((0, 0))
+    record = StepRecord(
+        decision=0, iteration=4, num_iterations=4, pointers=tied, previous_pointers=tied, reward_loss=1e6, block_params=1
+    )
+    logger.decision(record, compression_ratio=1.0, trainable_params=1, decision_s=0.0)
+    logger.close()
     (event,) = read(tmp_path).Scalars("lm/reward_loss")
     assert event.value == 1e6
 
@@ -168,7 +175,7 @@ def test_every_tag_is_defined_on_the_tags_page(events: EventAccumulator) -> None
 
 @pytest.mark.usefixtures("one_thread")
 def test_resuming_writes_no_event_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.recorder import Recorder
+    from experiments.run.recorder import Recorder
 
     (tmp_path / "corpus.txt").write_text(words(4_000), encoding="utf-8")
     flags = ["--data.path", str(tmp_path / "corpus.txt"), "--out", str(tmp_path / "run"), "--checkpoint-interval", "3"]
@@ -177,7 +184,7 @@ def test_resuming_writes_no_event_twice(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupt(self: Recorder, decision: object, *arguments: object) -> None:
         on_decision(self, decision, *arguments)
         if len(self.lines) == 5:  # two decisions after the checkpoint: they are taken once more
-            self.board.flush()
+            self.logger.flush()
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
