@@ -102,6 +102,7 @@ def test_impossible_moves_are_refused(layer: int, target: int) -> None:
         Pointers.independent(4).move(layer, target)
 
 
-def test_fractions_are_no_pointers() -> None:
-    with pytest.raises(TypeError):
-        Pointers((0, 0.5))  # type: ignore[arg-type]
+@pytest.mark.parametrize("values", [(0, 0.5), (0, "1"), (0, None), 3, None], ids=repr)
+def test_what_is_no_list_of_whole_numbers_is_refused(values: object) -> None:
+    with pytest.raises(InputError, match="expected one whole number per layer"):
+        Pointers(values)  # type: ignore[arg-type]
