@@ -274,9 +274,7 @@ def test_lost_data_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ENOSYS])
-def test_link_that_is_refused_is_a_file_with_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_link_that_is_refused_is_a_file_with_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(os, "symlink", refuse(number))
     write_everything(tmp_path)
     assert (tmp_path / "latest").read_text() == "two\n"

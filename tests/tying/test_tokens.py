@@ -79,7 +79,7 @@ def test_second_time_comes_from_the_cache(text_file: Path, monkeypatch: pytest.M
     config = DataConfig(path=str(text_file))
     first = prepare(config)
     monkeypatch.setattr(tokenizers, "make", refuse)
-    monkeypatch.setattr(tokenizers, "encode", refuse)
+    monkeypatch.setattr(tokenizers, "encode_chunks", refuse)
     second = prepare(config)
     assert all(np.array_equal(first.splits[name], second.splits[name]) for name in SPLITS)
     assert first.tokenizer.to_str() == second.tokenizer.to_str()
@@ -130,7 +130,7 @@ def test_changed_tokenizer_file_is_tokenized_anew(text_file: Path, tmp_path: Pat
 def test_failure_leaves_no_half_entry_in_the_cache(
     text_file: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizers, "encode", refuse)
+    monkeypatch.setattr(tokenizers, "encode_chunks", refuse)
     with pytest.raises(AssertionError):
         prepare(DataConfig(path=str(text_file)))
     assert list(own_cache.iterdir()) == []
