@@ -8,6 +8,7 @@ Only what this module wrote itself and finds unchanged is used: everything else 
 """
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import json
@@ -26,11 +27,13 @@ from tokenizers import Tokenizer
 from tying.data import tokenizers
 from tying.data.corpora import SPLITS
 from tying.errors import InputError
-from tying.files import read_json, warn_once, write_json
+from tying.files import read_json, remove, warn_once, write_json
 
 _FORMAT = 3
 # A file may change within the same tick of a disk's clock: only older ones are known by their times [ns].
 _SETTLED_NS = 2 * 10**9
+# No process tokenizes one text for so long [s].
+_LONG_AGO_S = 7 * 24 * 3600
 
 Stamp = tuple[str, int, int, int]
 
@@ -148,6 +151,14 @@ def seal(folder: Path, dtype: np.dtype, num_bytes: dict[str, int], remarks: list
     """Complete an entry whose other files are written: record what they hold and how they are known again."""
     files = {path.name: _record(path) for path in folder.iterdir()}
     _write_sealed(folder / "entry.json", {"dtype": dtype.name, "num_bytes": num_bytes, "remarks": remarks, "files": files})
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed long ago left of an entry."""
+    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LONG_AGO_S:
+                remove(path)
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def require_text(path: Path) -> None:
     """
     if path.suffix.lower() in _SUFFIXES:
         raise InputError(
-            f"{path}: rows or packed text, not text: read it with --data.hf {path} --data.column COLUMN, "
+            f"{path}: rows or packed text, not text: read it with --data.hf {shlex.quote(str(path))} --data.column COLUMN, "
             "or choose text files by a glob (--data.path 'FOLDER/**/*.txt')"
         )
 

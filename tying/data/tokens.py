@@ -153,6 +153,7 @@ def _entry(corpus: Corpus, config: DataConfig, name: str) -> cache.Entry:
 def _tokenize(corpus: Corpus, config: DataConfig, folder: Path) -> None:
     """Write an entry of the cache; another process may do the same at the same time, and the first wins."""
     remarks = corpus.remarks()
+    cache.remove_leftovers(folder)
     num_bytes = dict.fromkeys(SPLITS, 0)
     try:
         with _progress(corpus) as advance, replacing(folder) as temporary:
