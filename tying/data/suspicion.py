@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tying.errors import InputError
@@ -14,7 +14,7 @@ _SUFFIXES = {".jsonl", ".csv", ".tsv", ".parquet", ".gz"}
 # Of each file only the beginning is looked at [bytes, lines].
 _SAMPLE = 2**18
 _LINES = 100
-# Least rows that make a table: prose has a few equal lines by chance.
+# Least rows that make a table: prose has a few lines alike by chance.
 _LEAST_ROWS = 10
 # A letter of two bytes whose bytes were taken for two letters.
 _MOJIBAKE = re.compile("[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac")
@@ -72,12 +72,10 @@ def _remarks(path: Path) -> list[str]:
 
 
 def _has_rows(lines: list[str]) -> bool:
-    lines = [line for line in lines[: max(1, len(lines) - 1)] if line.strip()]  # the last may be cut
-    if len(lines) < _LEAST_ROWS:
+    different = {line for line in lines[:-1] if line.strip()}  # the last may be cut
+    if len(different) < _LEAST_ROWS:
         return False
-    if all(_is_object(line) for line in lines):
-        return True
-    return any(_is_table(lines, delimiter) for delimiter in ",;\t")
+    return all(map(_is_object, different)) or any(_is_table(different, delimiter) for delimiter in ",;\t")
 
 
 def _is_object(line: str) -> bool:
@@ -87,7 +85,7 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _is_table(lines: list[str], delimiter: str) -> bool:
+def _is_table(lines: Iterable[str], delimiter: str) -> bool:
     """Say whether all lines have the same number of fields, at least three."""
     try:
         lengths = {len(row) for row in csv.reader(lines, delimiter=delimiter)}

@@ -160,7 +160,7 @@ def _tokenize(corpus: Corpus, config: DataConfig, folder: Path) -> None:
             temporary.mkdir()
             whole = (piece for name in SPLITS for piece in corpus.read(name))
             tokenizer = tokenizers.make(config.tokenizer, config.vocab_size, corpus.read("train"), whole)
-            tokenizer.save(str(temporary / "tokenizer.json"))
+            (temporary / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
             dtype = np.dtype(np.uint16 if tokenizers.vocab_size(tokenizer) <= 2**16 else np.uint32)
             unknown, num_unknown, num_tokens = tokenizers.unknown_token(tokenizer), 0, 0
             for name in SPLITS:
