@@ -256,6 +256,22 @@ def test_damaged_digest_is_made_anew(text_file: Path, own_cache: Path, damage: C
     assert prepare(config).corpus_sha256 == digest
 
 
+@pytest.mark.usefixtures("settled")
+def test_any_changed_byte_of_what_is_recorded_is_seen(text_file: Path, own_cache: Path) -> None:
+    prepare(DataConfig(path=str(text_file), tokenizer="byte"))
+    (digest,) = (own_cache / "texts").iterdir()
+    for path, is_there in (
+        (entry_of(own_cache) / "entry.json", lambda: cache.read(entry_of(own_cache)) is not None),
+        (digest, lambda: cache.known_digest(digest.stem) is not None),
+    ):
+        content = path.read_bytes()
+        assert is_there()
+        for place in range(len(content)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert not is_there()
+        path.write_bytes(content)
+
+
 def test_file_in_place_of_an_entry_is_replaced(text_file: Path, own_cache: Path) -> None:
     config = DataConfig(path=str(text_file), tokenizer="byte")
     prepare(config)

@@ -209,7 +209,7 @@ def _is_boundary(text: str, place: int) -> bool:
     before, after = text[place - 1], text[place]
     if before.isalpha():
         return not after.isalpha()
-    return before.isnumeric() and (after.isalpha() or not after.isnumeric())
+    return before.isnumeric() and not after.isnumeric()
 
 
 def _fetch(name: str) -> Tokenizer:
