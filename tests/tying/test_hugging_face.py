@@ -121,6 +121,13 @@ def test_file_of_rows_is_read(hugging_face_folder: Path, name: str, content: byt
     assert whole(load(hf=str(hugging_face_folder / name))) == "a, b\nc"
 
 
+@pytest.mark.parametrize("name", [".", "d.jsonl", "./d.jsonl"])
+def test_names_are_taken_from_where_one_is(hugging_face_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (hugging_face_folder / "d.jsonl").write_bytes(jsonl(["a", "b"]))
+    monkeypatch.chdir(hugging_face_folder)
+    assert whole(load(hf=name)) == "a\nb"
+
+
 @pytest.mark.parametrize("name", hugging_face.NAMES)
 def test_named_data_sets_have_a_configuration_of_parquet_files(
     hugging_face_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str

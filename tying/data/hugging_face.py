@@ -67,10 +67,11 @@ def _load(name: str) -> Any:
     import datasets
 
     if Path(name).is_file():
-        return datasets.load_dataset(str(Path(name).parent), data_files=Path(name).name)
+        file = Path(name).absolute()  # the library names a folder's cache by its last part, which "." lacks
+        return datasets.load_dataset(str(file.parent), data_files=file.name)
     path, _, subset = name.partition(":")
     path, subset = NAMES.get(name, (path, subset))
-    return datasets.load_dataset(path, subset or None)
+    return datasets.load_dataset(str(Path(path).absolute()) if Path(path).is_dir() else path, subset or None)
 
 
 def _require_text(rows: Any, name: str, column: str) -> None:
