@@ -333,6 +333,24 @@ def test_interrupt_ends_training_while_the_library_works() -> None:
         endless.done.set()
 
 
+def test_interrupt_ends_training_while_the_library_reads() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def lines() -> Iterator[str]:
+        _thread.interrupt_main()
+        while True:
+            yield "a line\n"
+
+    trainer, others = trainers.BpeTrainer(vocab_size=300, show_progress=False), threading.active_count()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tokenizers._interruptibly(Tokenizer(models.BPE()), trainer, lines())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    for thread in threading.enumerate()[others:]:
+        thread.join()
+
+
 # Vocabularies of other people's.
 
 

@@ -22,8 +22,8 @@ KINDS = ("char", "byte", "bpe")
 _CHUNK_LINES = 2_000
 # The longest chunk, and the chunks encoded at once [characters]: each character takes up to 100 bytes of memory, and no
 # interrupt is heeded in between.
-_CHUNK_CHARS = 2**20
-_BATCH_CHARS = 2**18 * min(os.cpu_count() or 1, 8)
+_CHUNK_CHARS = 2**18
+_BATCH_CHARS = _CHUNK_CHARS * min(os.cpu_count() or 1, 8)
 # BPE training takes time quadratic in the length of a word, and text without spaces is one word [characters].
 _LONGEST_WORD = 1_000
 # Where str.splitlines ends a line.
@@ -257,15 +257,15 @@ def _bpe(pieces: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _interruptibly(tokenizer: Tokenizer, trainer: trainers.BpeTrainer, lines: Iterator[str]) -> None:
+def _interruptibly(tokenizer: Tokenizer, trainer: trainers.BpeTrainer, lines: Iterable[str]) -> None:
     """Train in a thread of its own: the library heeds no interrupt before it is done, the waiting main thread does."""
     failures: list[BaseException] = []
-    stopped = threading.Event()
+    stopped, ended = threading.Event(), threading.Event()
 
     def feed() -> Iterator[str]:
         for line in lines:
             if stopped.is_set():
-                return
+                raise InterruptedError
             yield line
 
     def train() -> None:
@@ -273,13 +273,16 @@ def _interruptibly(tokenizer: Tokenizer, trainer: trainers.BpeTrainer, lines: It
             tokenizer.train_from_iterator(feed(), trainer)
         except BaseException as error:
             failures.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=train, daemon=True)
-    thread.start()
+    threading.Thread(target=train, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(timeout=0.2)
-    finally:
+        while not ended.wait(timeout=0.2):
+            pass
+    except BaseException:
         stopped.set()
+        ended.wait(timeout=0.5)  # it stops reading, which takes the interpreter's lock, before the interpreter may end
+        raise
     if failures:
         raise failures[0]
