@@ -276,8 +276,8 @@ def _interruptibly(tokenizer: Tokenizer, trainer: trainers.BpeTrainer, lines: It
         finally:
             ended.set()
 
-    threading.Thread(target=train, daemon=True).start()
     try:
+        threading.Thread(target=train, daemon=True).start()
         while not ended.wait(timeout=0.2):
             pass
     except BaseException:
