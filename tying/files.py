@@ -1,14 +1,33 @@
-"""Files that are whole or absent: written to a temporary name beside the target, then renamed."""
+"""Files that are whole or absent: written to a temporary name beside the target, then renamed.
 
+Only the rename has to work. File systems that refuse to sync or to link (network shares, exFAT, Windows) are told of
+once and otherwise served: durability and convenience never end a run.
+"""
+
+import errno
 import json
 import os
+import secrets
 import shutil
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tying.errors import InputError
+
+# Containers that share a disk may share process and thread ids too.
+_PROCESS = secrets.token_hex(4)
+# A sync that ends so has lost data; all other refusals only mean that the disk does not promise to keep it.
+_LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
+_warned: dict[Any, Any] = {}
+
+
+def warn_once(line: str) -> None:
+    """Warn in one line, once for each text in a process; filters of `warnings` apply to this UserWarning."""
+    warnings.warn_explicit(line, UserWarning, filename="tying", lineno=1, registry=_warned)
 
 
 @contextmanager
@@ -18,7 +37,7 @@ def replacing(target: Path) -> Iterator[Path]:
     Works for a file or a folder (the target of a folder must not exist yet). After an error nothing is left behind.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{threading.get_native_id()}-{_PROCESS}.tmp")
     remove(temporary)
     try:
         yield temporary
@@ -41,9 +60,9 @@ def require_room(target: Path, flag: str) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a text file in one step."""
+    """Write a text file in one step; names of files that are not UTF-8 keep their bytes."""
     with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -61,14 +80,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: unreadable ({error})") from error
 
 
 def write_link(link: Path, target: str) -> None:
-    """Point a symbolic link at a name beside it, in one step."""
+    """Point a symbolic link at a name beside it, in one step.
+
+    Where symbolic links are refused, a text file that holds the name takes the link's place.
+    """
     with replacing(link) as temporary:
-        temporary.symlink_to(target)
+        try:
+            os.symlink(target, temporary)
+        except (OSError, NotImplementedError):
+            temporary.write_text(f"{target}\n", encoding="utf-8")
 
 
 def remove(path: Path) -> None:
@@ -80,11 +105,24 @@ def remove(path: Path) -> None:
 
 
 def _flush_to_disk(path: Path) -> None:
-    if path.is_symlink():
-        return
-    for part in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        descriptor = os.open(part, os.O_RDONLY)
+    for part in [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]:
+        if part.is_symlink():
+            continue
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            _sync(part)
+        except OSError as error:
+            if error.errno in _LOST or isinstance(error, FileNotFoundError):
+                raise
+            if not part.is_dir():  # Windows and some network disks sync files and no folders
+                reason = error.strerror or str(error)
+                warn_once(f"this disk does not sync what is written ({reason}): a power cut may take the newest files")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on the disk."""
+    # Some systems sync files only through descriptors that may write, and open no folder for writing.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

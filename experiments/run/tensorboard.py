@@ -1,5 +1,6 @@
 """The run's TensorBoard file. x is the training iteration everywhere; docs/tags.md defines every tag."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ class TensorBoardLogger:
 
     def hparams(self, settings: Mapping[str, Any], figures: Mapping[str, float], iteration: int) -> None:
         """Put the settings beside the final figures in the HPARAMS tab."""
-        flat = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+        # Names of files need not be UTF-8; events must be.
+        texts = {k: os.fsencode(str(v)).decode("utf-8", "replace") for k, v in settings.items()}
+        flat = {k: v if isinstance(v, (bool, int, float)) else texts[k] for k, v in settings.items()}
         named = {f"final/{name}": value for name, value in figures.items()}
         file_writer = self._writer.file_writer
         assert file_writer is not None  # it is there until close

@@ -1,27 +1,28 @@
 """Corpora: where text comes from, and which part of it is for what.
 
-A corpus is read whole, as text in contiguous splits. Agents are rewarded on `reward`, results are reported on `test`.
+A corpus is read in pieces, as text in contiguous splits: however long it is, only pieces of it are in memory. Agents are
+rewarded on `reward`, results are reported on `test`. Text is taken as it stands, line ends (LF or CR LF) included; only
+the byte order mark at the start of a file, which is no text, is left out.
 """
 
+import codecs
 import glob
 import hashlib
+import os
 import sysconfig
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from tying.config import config, setting
+from tying.data import hugging_face, suspicion
 from tying.errors import InputError
 
-# Names of Hugging Face data sets that the literature uses: (path on the hub, its configuration, the column of text).
-_HF_NAMES = {
-    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "text"),
-    "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1", "text"),
-    "lambada": ("cimec/lambada", None, "text"),
-    "lm1b": ("billion-word-benchmark/lm1b", None, "text"),
-    "ptb": ("ptb-text-only/ptb_text_only", None, "sentence"),
-}
+SPLITS = ("train", "reward", "test")
+# Bytes read at once: as fast as whole files, and little memory.
+_BLOCK = 2**20
 # Parts of the standard library that are test data rather than the library.
 _STDLIB_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__"}
 
@@ -35,8 +36,11 @@ class DataConfig:
     )
     path: str | None = setting("your own UTF-8 text instead: a file, a folder (all its files) or a glob", default=None)
     hf: str | None = setting(
-        f"a Hugging Face data set instead: {', '.join(_HF_NAMES)}, or PATH[:CONFIG] (needs the extra 'hf')", default=None
+        f"a Hugging Face data set instead: {', '.join(hugging_face.NAMES)}, PATH[:CONFIG], or a folder or file of rows "
+        "(parquet, jsonl, csv, gz) (needs the extra 'hf')",
+        default=None,
     )
+    column: str = setting("the data set's column of text", default="text")
     max_chars: int | None = setting("use only the beginning of the corpus [characters, >= 1]", default=None, ge=1)
     train_chars: int | None = setting(
         "train on only the beginning of the train split; reward and test stay whole [characters, >= 1]", default=None, ge=1
@@ -60,23 +64,76 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text in three splits.
+    """Text in three splits, read when it is asked for.
 
     Attributes:
         name: What people call it.
-        splits: "train", "reward" and "test" to their text.
+        config: How it is cut.
+        files: What it is read from.
+        parts: "train", and "reward" and "test" where the corpus has its own, each as pieces of text that can be read
+            again and again; splits that it lacks are cut from the end of train.
+        remarks: What is unusual about it, one line each.
     """
 
     name: str
-    splits: dict[str, str]
+    config: DataConfig
+    files: tuple[Path, ...]
+    parts: dict[str, Callable[[], Iterator[str]]]
+    remarks: Callable[[], list[str]] = field(default=list)
+
+    @cached_property
+    def _ranges(self) -> dict[str, tuple[str, int, int]]:
+        """Each split's part, and its first and last character there."""
+        whole = self._length("train")
+        test_share = 0.0 if "test" in self.parts else self.config.test_fraction
+        reward_share = 0.0 if "reward" in self.parts else self.config.reward_fraction
+        test_start = round(whole * (1 - test_share))
+        reward_start = round(whole * (1 - test_share - reward_share))
+        ranges = {name: (name, 0, self._length(name)) for name in self.parts}
+        ranges.setdefault("reward", ("train", reward_start, test_start))
+        ranges.setdefault("test", ("train", test_start, whole))
+        stop = reward_start if self.config.train_chars is None else min(reward_start, self.config.train_chars)
+        return {**ranges, "train": ("train", 0, stop)}
+
+    def _length(self, part: str) -> int:
+        length, blank = 0, True
+        for piece in self._read_part(part):
+            length += len(piece)
+            blank = blank and not piece.strip()
+        if blank and part == "train":
+            raise InputError(f"corpus {self.name}: it holds no text")
+        return length
+
+    def _read_part(self, part: str) -> Iterator[str]:
+        return between(self.parts[part](), 0, self.config.max_chars)
+
+    def length(self, split: str) -> int:
+        """Return the number of characters of a split."""
+        _, start, stop = self._ranges[split]
+        return stop - start
+
+    def read(self, split: str) -> Iterator[str]:
+        """Yield the text of a split in pieces.
+
+        Raises:
+            InputError: If the corpus is missing, empty, or not UTF-8 text.
+        """
+        part, start, stop = self._ranges[split]
+        return between(self._read_part(part), start, stop)
 
     @property
+    def splits(self) -> dict[str, str]:
+        """The whole text of each split."""
+        return {name: "".join(self.read(name)) for name in SPLITS}
+
+    @cached_property
     def sha256(self) -> str:
         """Digest of the text and of how it is split."""
         digest = hashlib.sha256()
-        for name, text in self.splits.items():
-            digest.update(f"{name} {len(text)}\n".encode())
-            digest.update(text.encode("utf-8", "surrogatepass"))
+        for name in SPLITS:
+            digest.update(f"{name} {self.length(name)}\n".encode())
+            for piece in self.read(name):
+                digest.update(piece.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 
@@ -91,33 +148,32 @@ def require(config: DataConfig) -> None:
 
 
 def load(config: DataConfig) -> Corpus:
-    """Read the corpus that a configuration names.
+    """Find the corpus that a configuration names; its text is read when it is asked for.
 
     Raises:
-        InputError: If it is missing, empty, or not UTF-8 text.
+        InputError: If it is missing, or no text.
     """
     if config.hf is not None:
-        return _from_hugging_face(config, config.hf)
-    if config.path is not None:
-        files = _find(config.path)
-        return _cut(str(config.path), _read(files, config.max_chars), config)
-    return _cut(config.corpus, _read(_stdlib_files(), config.max_chars), config)
+        found = hugging_face.load(config.hf, config.column)
+        return Corpus(config.hf, config, found.files, found.parts, lambda: found.remarks)
+    if config.path is None:
+        files = _stdlib_files()
+        return Corpus(config.corpus, config, tuple(files), {"train": lambda: _joined(files)})
+    files = _find(config.path)
+    name = os.fsencode(config.path).decode("utf-8", "replace")  # names of files need not be UTF-8, what is shown must
+    return Corpus(name, config, tuple(files), {"train": lambda: _joined(files)}, lambda: suspicion.remarks(files))
 
 
-def _cut(name: str, text: str, config: DataConfig) -> Corpus:
-    """Cut one text into contiguous splits: train first, then reward, test at the end."""
-    if not text.strip():
-        raise InputError(f"corpus {name}: it holds no text")
-    test_start = round(len(text) * (1 - config.test_fraction))
-    reward_start = round(len(text) * (1 - config.test_fraction - config.reward_fraction))
-    return Corpus(
-        name,
-        {
-            "train": text[:reward_start][: config.train_chars],
-            "reward": text[reward_start:test_start],
-            "test": text[test_start:],
-        },
-    )
+def between(pieces: Iterable[str], start: int, stop: int | None) -> Iterator[str]:
+    """Yield text[start:stop] of a text in pieces; nothing is read beyond it."""
+    position = 0
+    for piece in pieces:
+        if stop is not None and position + len(piece) >= stop:
+            yield piece[max(start - position, 0) : stop - position]
+            return
+        if position + len(piece) > start:
+            yield piece[max(start - position, 0) :]
+        position += len(piece)
 
 
 def _find(path: str) -> list[Path]:
@@ -126,11 +182,13 @@ def _find(path: str) -> list[Path]:
         files = sorted(p for p in given.rglob("*") if p.is_file() and not _hidden(p.relative_to(given)))
         if not files:
             raise InputError(f"data.path = {path!r}: the folder has no files")
-        return files
-    found = [given] if given.is_file() else sorted(map(Path, glob.glob(str(given), recursive=True)))
-    files = [p for p in found if p.is_file()]
-    if not files:
-        raise InputError(f"data.path = {path!r}: no such file, folder or glob")
+    else:
+        found = [given] if given.is_file() else sorted(map(Path, glob.glob(str(given), recursive=True)))
+        files = [p for p in found if p.is_file()]
+        if not files:
+            raise InputError(f"data.path = {path!r}: no such file, folder or glob")
+    for file in files:
+        suspicion.require_text(file)
     return files
 
 
@@ -148,53 +206,27 @@ def _stdlib_files() -> list[Path]:
     return [root / name for name in sorted(chosen, key=lambda n: hashlib.sha256(n.as_posix().encode()).digest())]
 
 
-def _read(files: Iterable[Path], max_chars: int | None) -> str:
-    parts: list[str] = []
-    length = 0
-    for path in files:
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8 text") from error
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from error
-        parts.append(text)
-        length += len(text) + 1
-        if max_chars is not None and length > max_chars:  # not >=: the last file has no newline behind it
-            break
-    return "\n".join(parts)[:max_chars]
+def _joined(files: Iterable[Path]) -> Iterator[str]:
+    """Yield the text of all files, a line's end between them."""
+    for number, path in enumerate(files):
+        if number:
+            yield "\n"
+        yield from _decoded(path)
 
 
-def _from_hugging_face(config: DataConfig, name: str) -> Corpus:
-    """Load a data set with the `datasets` library; its official splits are kept, missing ones are cut from train."""
+def _decoded(path: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        import datasets
-    except ImportError as error:
-        raise InputError(f"data.hf = {name!r} needs the `datasets` library: pip install 'layer-tying[hf]'") from error
-    path, subset, column = _HF_NAMES.get(name, (*_split_name(name), "text"))
-    try:
-        loaded = datasets.load_dataset(path, subset)
-    except Exception as error:  # the library raises dozens of types: hub, network, format
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"data.hf = {name!r}: {reason[0]}") from error
-    texts: dict[str, str] = {}
-    for split, rows in loaded.items():
-        if column not in rows.column_names:
-            raise InputError(f"data.hf = {name!r}: no column {column!r}; it has {', '.join(rows.column_names)}")
-        texts[str(split)] = "\n".join(rows[column])[: config.max_chars]
-    if "train" not in texts:
-        raise InputError(f"data.hf = {name!r}: no train split; it has {', '.join(texts)}")
-    whole, reward, test = texts["train"], texts.get("validation"), texts.get("test")
-    test_share = config.test_fraction if test is None else 0.0
-    reward_share = config.reward_fraction if reward is None else 0.0
-    test_start = round(len(whole) * (1 - test_share))
-    reward_start = round(len(whole) * (1 - test_share - reward_share))
-    train = whole[:reward_start][: config.train_chars]
-    reward = whole[reward_start:test_start] if reward is None else reward
-    test = whole[test_start:] if test is None else test
-    return Corpus(name, {"train": train, "reward": reward, "test": test})
-
-
-def _split_name(name: str) -> tuple[str, str | None]:
-    path, _, subset = name.partition(":")
-    return path, subset or None
+        with path.open("rb") as file:
+            position = len(codecs.BOM_UTF8)
+            if file.read(position) != codecs.BOM_UTF8:
+                position = file.seek(0)
+            while block := file.read(_BLOCK):
+                position += len(block)
+                yield decoder.decode(block)
+            yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        place, byte = position - len(error.object) + error.start, error.object[error.start]
+        raise InputError(f"{path}: byte {place} (0x{byte:02x}) is not UTF-8 text; save the file as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error

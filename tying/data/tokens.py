@@ -4,25 +4,33 @@ Shapes: B batch, T tokens (the model's context).
 """
 
 import hashlib
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from tying.data import corpora, tokenizers
-from tying.data.corpora import DataConfig
+from tying.data import cache, corpora, tokenizers
+from tying.data.corpora import Corpus, DataConfig
 from tying.errors import InputError
-from tying.files import read_json, replacing
+from tying.files import remove, replacing, warn_once
 from tying.seeding import derive_seed
 
-SPLITS = ("train", "reward", "test")
-_FORMAT = 2
+SPLITS = corpora.SPLITS
+# What a corpus's text depends on besides its files.
+_OF_TEXT = ("hf", "column", "max_chars", "train_chars", "reward_fraction", "test_fraction")
+# Share of unknown tokens that is worth a remark.
+_UNKNOWN_SHARE = 0.001
+# Another process may remove a damaged entry while its successor is put there.
+_ATTEMPTS = 3
+# Shorter texts take seconds: no progress is shown [characters].
+_LONG = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,10 @@ class TokenData:
     splits: dict[str, np.ndarray]
     num_bytes: dict[str, int]
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens that the tokenizer knows."""
-        return int(self.tokenizer.get_vocab_size())
+        """Number of rows that an embedding needs: the largest token id + 1."""
+        return tokenizers.vocab_size(self.tokenizer)
 
     def require(self, context: int) -> None:
         """Check that every split holds at least one sequence of `context` tokens and its next token.
@@ -102,49 +110,91 @@ def _sequences(tokens: np.ndarray, starts: np.ndarray, context: int) -> tuple[Te
 
 
 def prepare(config: DataConfig) -> TokenData:
-    """Read and tokenize a corpus, or take it from the cache when the same text was tokenized in the same way before.
+    """Tokenize a corpus, or take it from the cache when the same text was tokenized in the same way before.
 
-    The cache is `$TYING_CACHE`, or `layer-tying` in the user's cache folder; it can be deleted at any time.
+    A text whose files have the sizes and times that they had is not read again.
 
     Raises:
         InputError: If the corpus or the tokenizer cannot be had.
     """
     corpus = corpora.load(config)
-    kind = config.tokenizer
-    content = hashlib.sha256(Path(kind).read_bytes()).hexdigest() if Path(kind).is_file() else kind
-    key = {"format": _FORMAT, "corpus": corpus.sha256, "tokenizer": content}
-    if kind == "bpe":
-        key["vocab_size"] = config.vocab_size
-    folder = _cache_folder() / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    if not folder.is_dir():
+    files = cache.stamps(corpus.files)
+    text_key = cache.key(files=files, **{name: getattr(config, name) for name in _OF_TEXT})
+    digest = (cache.known_digest(text_key) if files else None) or corpus.sha256
+    entry = _entry(corpus, config, cache.key(corpus=digest, **_of_tokenizer(config)))
+    if cache.stamps(corpus.files) != files:
+        raise InputError(f"corpus {corpus.name} changed while it was read; start once more")
+    cache.keep_digest(text_key, digest, files)
+    for remark in entry.remarks:
+        warn_once(f"corpus {corpus.name}: {remark}")
+    return TokenData(corpus.name, digest, entry.tokenizer, entry.splits, entry.num_bytes)
+
+
+def _of_tokenizer(config: DataConfig) -> dict[str, Any]:
+    """Return what the tokens depend on besides the text."""
+    kind = Path(config.tokenizer)
+    facts = {"tokenizer": hashlib.sha256(kind.read_bytes()).hexdigest() if kind.is_file() else config.tokenizer}
+    return {**facts, "vocab_size": config.vocab_size} if config.tokenizer == "bpe" else facts
+
+
+def _entry(corpus: Corpus, config: DataConfig, name: str) -> cache.Entry:
+    folder = cache.root()
+    entry = cache.read(folder / name) if folder else None
+    if entry is not None:
+        return entry
+    folder = cache.writable_root() / name
+    for _ in range(_ATTEMPTS):
+        if (entry := cache.read(folder)) is not None:
+            return entry
         _tokenize(corpus, config, folder)
-    return TokenData(
-        name=corpus.name,
-        corpus_sha256=corpus.sha256,
-        tokenizer=tokenizers.load(folder / "tokenizer.json"),
-        splits={name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in SPLITS},
-        num_bytes=read_json(folder / "num_bytes.json"),
-    )
+    raise InputError(f"{folder}: cannot be written and read back; name another folder with TYING_CACHE")
 
 
-def _cache_folder() -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "layer-tying"
-    return Path(os.environ.get("TYING_CACHE", default))
-
-
-def _tokenize(corpus: corpora.Corpus, config: DataConfig, folder: Path) -> None:
-    whole = "".join(corpus.splits.values()) if config.tokenizer == "char" else ""
-    tokenizer = tokenizers.make(config.tokenizer, config.vocab_size, corpus.splits["train"], whole)
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+def _tokenize(corpus: Corpus, config: DataConfig, folder: Path) -> None:
+    """Write an entry of the cache; another process may do the same at the same time, and the first wins."""
+    remarks = corpus.remarks()
+    cache.remove_leftovers(folder)
+    num_bytes = dict.fromkeys(SPLITS, 0)
     try:
-        with replacing(folder) as temporary:
+        with _progress(corpus) as advance, replacing(folder) as temporary:
             temporary.mkdir()
-            for name, text in corpus.splits.items():
-                np.save(temporary / f"{name}.npy", np.array(tokenizers.encode(tokenizer, text), dtype=dtype))
-            tokenizer.save(str(temporary / "tokenizer.json"))
-            sizes = {name: len(text.encode()) for name, text in corpus.splits.items()}
-            (temporary / "num_bytes.json").write_text(json.dumps(sizes))
+            whole = (piece for name in SPLITS for piece in corpus.read(name))
+            tokenizer = tokenizers.make(config.tokenizer, config.vocab_size, corpus.read("train"), whole)
+            (temporary / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+            dtype = np.dtype(np.uint16 if tokenizers.vocab_size(tokenizer) <= 2**16 else np.uint32)
+            unknown, num_unknown, num_tokens = tokenizers.unknown_token(tokenizer), 0, 0
+            for name in SPLITS:
+                with (temporary / f"{name}.bin").open("wb") as file:
+                    for chunks, ids in tokenizers.encode_chunks(tokenizer, corpus.read(name)):
+                        file.write(ids.astype(dtype).tobytes())
+                        num_bytes[name] += sum(len(chunk.encode()) for chunk in chunks)
+                        num_tokens += len(ids)
+                        num_unknown += int(np.count_nonzero(ids == unknown))
+                        advance(sum(map(len, chunks)))
+            if num_unknown > _UNKNOWN_SHARE * num_tokens:
+                remarks.append(f"{num_unknown / num_tokens:.1%} of its tokens are unknown to {config.tokenizer}")
+            cache.seal(temporary, dtype, num_bytes, remarks)
+            if cache.read(folder) is None:
+                remove(folder)
     except OSError:
-        # Another process may have put the same folder there first; anything else is a real failure.
-        if not folder.is_dir():
+        if cache.read(folder) is None:  # else another process has put it there
             raise
+
+
+@contextmanager
+def _progress(corpus: Corpus) -> Iterator[Callable[[int], None]]:
+    """Show on standard error how far a long text is; yields what counts its characters."""
+    total = sum(corpus.length(name) for name in SPLITS)
+    if total < _LONG:
+        yield lambda characters: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"tokenizing {total:,} characters", highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("learning the vocabulary", total=total)
+        yield lambda characters: progress.update(task, advance=characters, description="tokenizing")

@@ -12,7 +12,6 @@ from tying.data.corpora import DataConfig
 from tying.models.config import ModelConfig
 from tying.tasks.config import TaskConfig
 
-SPLITS = ("train", "reward", "test")
 # Tensors whose first dimension is the batch B, so that any batch can be cut into parts.
 Batch = tuple[Tensor, ...]
 
@@ -82,7 +81,7 @@ class Task(ABC):
         """Yield batches of a split, the same at every call.
 
         Args:
-            split: One of `SPLITS`.
+            split: One of `tying.data.corpora.SPLITS`.
             batch_size: B.
             num_batches: That many, spread evenly over the split; None: all of it, everything once.
         """

@@ -84,4 +84,4 @@ class CausalLM(Task):
 
     def load_model(self, folder: Path) -> nn.Module:
         """See Task.load_model; the tokenizer says how large the vocabulary is."""
-        return self._model(tokenizers.load(folder / TOKENIZER_FILE).get_vocab_size(), seed=0)
+        return self._model(tokenizers.vocab_size(tokenizers.load(folder / TOKENIZER_FILE)), seed=0)

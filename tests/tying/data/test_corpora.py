@@ -1,12 +1,18 @@
 """Corpora: where text comes from and how it is split."""
 
+import json
+import os
+import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tying.config import build
-from tying.data import corpora
+from tying.data import corpora, suspicion
 from tying.data.corpora import DataConfig
 from tying.data.tokens import prepare
 from tying.errors import InputError
@@ -23,7 +29,8 @@ def whole(corpus: corpora.Corpus) -> str:
 def refusal(**settings: Any) -> str:
     """Return the one line with which a corpus is refused."""
     with pytest.raises(InputError) as caught:
-        load(**settings)
+        corpus = load(**settings)
+        _ = corpus.remarks(), corpus.splits
     (line,) = caught.value.lines
     assert "\n" not in line
     return line
@@ -31,7 +38,7 @@ def refusal(**settings: Any) -> str:
 
 def test_standard_library_is_the_same_every_time() -> None:
     first, second = load(max_chars=300_000), load(max_chars=300_000)
-    assert first == second
+    assert first.splits == second.splits
     assert first.sha256 == second.sha256
     assert len(whole(first)) == 300_000
     assert whole(first).count("def ") > 100
@@ -107,12 +114,16 @@ def test_shakespeare_preset_trains_on_the_first_nine_tenths(tmp_path: Path) -> N
     assert 0 < len(splits["reward"]) < 1_000
 
 
+def corpus_of(name: str, **parts: str) -> corpora.Corpus:
+    return corpora.Corpus(name, DataConfig(), (), {part: partial(iter, [text]) for part, text in parts.items()})
+
+
 def test_digest_tells_texts_and_splits_apart() -> None:
-    same = corpora.Corpus("a", {"train": "ab", "reward": "c", "test": "d"})
-    moved = corpora.Corpus("a", {"train": "a", "reward": "bc", "test": "d"})
-    other = corpora.Corpus("a", {"train": "ab", "reward": "c", "test": "e"})
+    same = corpus_of("a", train="ab", reward="c", test="d")
+    moved = corpus_of("a", train="a", reward="bc", test="d")
+    other = corpus_of("a", train="ab", reward="c", test="e")
     assert len({same.sha256, moved.sha256, other.sha256}) == 3
-    assert same.sha256 == corpora.Corpus("another name", same.splits).sha256
+    assert same.sha256 == corpus_of("another name", train="ab", reward="c", test="d").sha256
 
 
 def test_undecodable_byte_is_named_with_its_file(tmp_path: Path) -> None:
@@ -144,76 +155,127 @@ def test_two_corpora_at_once_are_refused(text_file: Path) -> None:
     assert "data.path and data.hf" in refusal(path=str(text_file), hf="wikitext-2")
 
 
-# Hugging Face data sets, made here in the same format.
+# Text in pieces.
 
 
-@pytest.fixture
-def hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for data sets; what the library derives from them stays in the test's own folder."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
-    (tmp_path / "set").mkdir()
-    return tmp_path / "set"
+@given(st.lists(st.text(max_size=4), max_size=8), st.integers(0, 20), st.integers(0, 20) | st.none())
+def test_between_is_a_slice(pieces: list[str], start: int, stop: int | None) -> None:
+    assert "".join(corpora.between(pieces, start, stop)) == "".join(pieces)[start:stop]
 
 
-def write_split(folder: Path, split: str, rows: list[str], column: str = "text") -> None:
-    import datasets
-
-    datasets.Dataset.from_dict({column: rows}).to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
-
-
-def test_official_splits_are_kept(hugging_face: Path) -> None:
-    write_split(hugging_face, "train", ["a b", "", "c"])
-    write_split(hugging_face, "validation", ["d"])
-    write_split(hugging_face, "test", ["e", "f"])
-    assert load(hf=str(hugging_face)).splits == {"train": "a b\n\nc", "reward": "d", "test": "e\nf"}
+def test_nothing_is_read_beyond_the_end() -> None:
+    assert list(corpora.between(iter(["ab", "cd"]), 0, 2)) == ["ab"]
+    pieces = iter(["ab", "cd"])
+    list(corpora.between(pieces, 0, 2))
+    assert next(pieces) == "cd"
 
 
-def test_missing_splits_are_cut_from_the_end_of_train(hugging_face: Path) -> None:
-    text = "0123456789" * 10
-    write_split(hugging_face, "train", [text])
-    splits = load(hf=str(hugging_face), reward_fraction=0.1, test_fraction=0.2).splits
-    assert splits == {"train": text[:70], "reward": text[70:80], "test": text[80:]}
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 100])
+def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(corpora, "_BLOCK", block)
+    text = "one\r\ntürk 漢字 \U0001f600 \u2028 end"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert whole(load(path=str(tmp_path / "a.txt"))) == text
+    for content, place in (
+        (b"ab\xe9d", 2),
+        ("漢字".encode() + b"\xff", 6),
+        (b"abc\xe6\xbc", 3),
+        (b"\xef\xbb\xbfab\xff", 5),
+    ):
+        (tmp_path / "bad.txt").write_bytes(content)
+        assert f"byte {place} (0x{content[place]:02x})" in refusal(path=str(tmp_path / "bad.txt"))
 
 
-def test_missing_validation_split_leaves_the_test_split_alone(hugging_face: Path) -> None:
-    write_split(hugging_face, "train", ["0123456789"])
-    write_split(hugging_face, "test", ["abc"])
-    assert load(hf=str(hugging_face)).splits == {"train": "012345678", "reward": "9", "test": "abc"}
+# Files that are not quite the text they could be.
 
 
-def test_train_chars_leaves_cut_and_official_splits_alone(hugging_face: Path) -> None:
-    text = "0123456789" * 10
-    write_split(hugging_face, "train", [text])
-    splits = load(hf=str(hugging_face), reward_fraction=0.1, test_fraction=0.2, train_chars=7).splits
-    assert splits == {"train": text[:7], "reward": text[70:80], "test": text[80:]}
-    write_split(hugging_face, "validation", ["d"])
-    write_split(hugging_face, "test", ["e"])
-    assert load(hf=str(hugging_face), train_chars=7).splits == {"train": text[:7], "reward": "d", "test": "e"}
+def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / f"{number}.txt").write_bytes(b"\xef\xbb\xbfabc")
+    assert whole(load(path=str(tmp_path / "0.txt"))) == "abc"
+    assert whole(load(path=str(tmp_path))) == "\n".join(["abc"] * 10)
+    assert prepare(DataConfig(path=str(tmp_path), tokenizer="char")).vocab_size == 4
 
 
-def test_data_set_becomes_tokens(hugging_face: Path) -> None:
-    write_split(hugging_face, "train", ["abc", "de"])
-    write_split(hugging_face, "validation", ["f"])
-    write_split(hugging_face, "test", ["gé"])
-    data = prepare(DataConfig(hf=str(hugging_face), tokenizer="byte"))
-    assert {name: len(tokens) for name, tokens in data.splits.items()} == {"train": 6, "reward": 1, "test": 3}
+def test_byte_order_mark_inside_a_text_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("ab\ufeffc", encoding="utf-8")
+    assert whole(load(path=str(tmp_path / "a.txt"))) == "ab\ufeffc"
 
 
-def test_wrong_column_is_named_with_those_there_are(hugging_face: Path) -> None:
-    write_split(hugging_face, "train", ["a"], column="document")
-    line = refusal(hf=str(hugging_face))
-    assert "'text'" in line
-    assert "document" in line
+@pytest.mark.parametrize("name", ["d.jsonl", "d.csv", "d.TSV", "d.parquet", "text.txt.gz", "my data.csv"])
+def test_rows_and_packed_text_are_sent_to_the_other_reader(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"text": "a"}\n')
+    expected = f"--data.hf {shlex.quote(str(tmp_path / name))} --data.column"
+    assert expected in refusal(path=str(tmp_path / name))
+    (tmp_path / "a.txt").write_text("text")
+    assert expected in refusal(path=str(tmp_path))
+    assert whole(load(path=str(tmp_path / "*.txt"))) == "text"
 
 
-def test_data_set_without_a_train_split_is_refused(hugging_face: Path) -> None:
-    write_split(hugging_face, "test", ["a"])
-    assert "no train split" in refusal(hf=str(hugging_face))
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_text_full_of_nul_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes(("plain text " * 100).encode(encoding))
+    assert "NUL" in refusal(path=str(tmp_path / "a.txt"))
 
 
-@pytest.mark.usefixtures("hugging_face")
-@pytest.mark.parametrize("name", ["nobody/has-this-data-set", "wikitext-2"])
-def test_unreachable_data_set_is_one_clear_line(name: str) -> None:
-    assert f"data.hf = {name!r}" in refusal(hf=name)
+ROWS = [f"{i},{i * i},some text {i}" for i in range(50)]
+UNLIKELY = {
+    "NUL": "some text " * 100 + "\0",
+    "U+FFFD": "some \ufffd text " * 100,
+    "Latin-1": "déjà vu, naïveté ".encode().decode("latin-1") * 100,
+    "JSON lines": "\n".join(json.dumps({"id": i, "text": "some text"}) for i in range(50)),
+    "CSV": "\n".join(ROWS),
+    "or CSV": "\n".join(row.replace(",", "\t") for row in ROWS),
+}
+
+
+@pytest.mark.parametrize("sign", UNLIKELY)
+def test_unlikely_text_is_remarked_upon_every_time(tmp_path: Path, sign: str) -> None:
+    (tmp_path / "a.txt").write_text(UNLIKELY[sign], encoding="utf-8")
+    for _ in range(2):  # tokenized, then from the cache
+        with pytest.warns(UserWarning) as caught:
+            prepare(DataConfig(path=str(tmp_path / "a.txt"), tokenizer="byte"))
+        (line,) = [str(warning.message) for warning in caught]
+        assert sign in line
+        assert str(tmp_path / "a.txt") in line
+
+
+def test_unlikely_files_among_others_are_counted(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text("good text " * 50)
+    for name in ("d", "e"):
+        (tmp_path / f"{name}.txt").write_text(UNLIKELY["CSV"])
+    (line,) = load(path=str(tmp_path)).remarks()
+    assert line.endswith("('d.txt', 2 of 5 files)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ångström, São Paulo, € 5, “quoted”, naïve\n" * 40,
+        "a, b, and c\nd, e\nf\n" * 40,
+        "x = 1\ny = 2\n" * 40,
+        "\n".join("the quick brown fox, jumps over" for _ in range(40)),
+        "",
+    ],
+)
+def test_likely_text_has_no_remarks(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert load(path=str(tmp_path / "a.txt")).remarks() == []
+
+
+def test_sources_have_no_remarks() -> None:
+    root = Path(corpora.__file__).parents[1]
+    assert suspicion.remarks(sorted(root.rglob("*.py"))) == []
+
+
+def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / name).write_text("some text " * 50)
+    data = prepare(DataConfig(path=str(tmp_path / name), tokenizer="byte"))
+    assert sum(data.num_bytes.values()) == 500
+    assert data.name == str(tmp_path / "caf\ufffd.txt")
+    data.name.encode()
+    (tmp_path / name).write_text(UNLIKELY["CSV"])
+    with pytest.warns(UserWarning, match="or CSV"):
+        prepare(DataConfig(path=str(tmp_path), tokenizer="byte"))

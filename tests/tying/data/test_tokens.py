@@ -1,25 +1,27 @@
 """Tokens: the cache, training batches and evaluation batches."""
 
 import hashlib
+import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tying.data import tokenizers
-from tying.data.corpora import DataConfig
-from tying.data.tokens import SPLITS, TokenData, prepare
+from tying.data.corpora import SPLITS, DataConfig
+from tying.data.tokens import TokenData, prepare
+from tying.data import tokens as module
 from tying.errors import InputError
 
 
 def counting(length: int) -> TokenData:
     """Return data in which every token of a split is its own position."""
     splits = {name: np.arange(length, dtype=np.uint16) for name in SPLITS}
-    return TokenData("counting", "", tokenizers.make("byte", 0, "", ""), splits, dict.fromkeys(SPLITS, length))
+    return TokenData("counting", "", tokenizers.make("byte", 0, [], []), splits, dict.fromkeys(SPLITS, length))
 
 
 DATA = counting(1_000)
@@ -58,84 +60,83 @@ def test_character_vocabulary_covers_all_splits(tmp_path: Path) -> None:
 
 def test_tokenizer_file_is_used(text_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.json"
-    tokenizers.make("bpe", 262, "some other text " * 50, "").save(str(file))
+    tokenizers.make("bpe", 262, ["some other text " * 50], []).save(str(file))
     assert prepare(DataConfig(path=str(text_file), tokenizer=str(file))).vocab_size == 262
 
 
-# The cache.
+def test_vocabulary_reaches_to_the_largest_id(tmp_path: Path) -> None:
+    """A gap among the ids still needs rows in the embedding."""
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 45}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(tmp_path / "own.json"))
+    (tmp_path / "a.txt").write_text("abc" * 100)
+    data = prepare(DataConfig(path=str(tmp_path / "a.txt"), tokenizer=str(tmp_path / "own.json")))
+    assert data.vocab_size == 46
+    assert data.splits["train"].max() == 45
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache."""
+@pytest.mark.parametrize(("largest", "dtype"), [(2**16 - 1, np.uint16), (2**16, np.uint32)])
+def test_large_ids_fit(tmp_path: Path, largest: int, dtype: type) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": largest}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(tmp_path / "own.json"))
+    (tmp_path / "a.txt").write_text("ab" * 100)
+    data = prepare(DataConfig(path=str(tmp_path / "a.txt"), tokenizer=str(tmp_path / "own.json")))
+    assert data.splits["test"].dtype == dtype
+    assert data.splits["test"].tolist() == [0, largest] * 10
+
+
+@pytest.mark.parametrize(("text", "told"), [("ab" * 50, False), ("ab" * 49 + "!?", True)])
+def test_share_of_unknown_tokens_is_told(tmp_path: Path, text: str, told: bool) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<?>": 2}, unk_token="<?>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(tmp_path / "own.json"))
+    (tmp_path / "a.txt").write_text(text)
+    config = DataConfig(path=str(tmp_path / "a.txt"), tokenizer=str(tmp_path / "own.json"))
+    if told:
+        with pytest.warns(UserWarning, match=r"2\.0% of its tokens are unknown to .*own\.json"):
+            prepare(config)
+    else:
+        prepare(config)
+
+
+def test_character_without_a_token_is_one_line(tmp_path: Path) -> None:
+    tokenizers.make("char", 0, [], ["ab"]).save(str(tmp_path / "own.json"))
+    (tmp_path / "a.txt").write_text("ab" * 50 + "c")
+    with pytest.raises(InputError, match=r"no token for \['c'\]"):
+        prepare(DataConfig(path=str(tmp_path / "a.txt"), tokenizer=str(tmp_path / "own.json")))
+
+
+@pytest.mark.parametrize("length", range(1, 12))
+def test_shortest_texts_are_told_to_be_too_short(tmp_path: Path, length: int) -> None:
+    (tmp_path / "a.txt").write_text("ab" * 6)
+    data = prepare(DataConfig(path=str(tmp_path / "a.txt"), tokenizer="byte", max_chars=length))
+    assert sum(map(len, data.splits.values())) == length
+    with pytest.raises(InputError, match="too short"):
+        data.require(16)
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_memory_is_a_few_bytes_a_character(tmp_path: Path, tokenizer: str) -> None:
+    (tmp_path / "a.txt").write_text("a line of text\n" * 800_000)
+    tracemalloc.start()
+    try:
+        prepare(DataConfig(path=str(tmp_path / "a.txt"), tokenizer=tokenizer))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * 12_000_000
+
+
+def test_short_texts_draw_nothing_and_long_ones_a_line(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TYING_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def refuse(*_: Any) -> None:
-    raise AssertionError("tokenized once more")
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_second_time_comes_from_the_cache(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DataConfig(path=str(text_file))
-    first = prepare(config)
-    monkeypatch.setattr(tokenizers, "make", refuse)
-    monkeypatch.setattr(tokenizers, "encode", refuse)
-    second = prepare(config)
-    assert all(np.array_equal(first.splits[name], second.splits[name]) for name in SPLITS)
-    assert first.tokenizer.to_str() == second.tokenizer.to_str()
-    assert (first.corpus_sha256, first.num_bytes) == (second.corpus_sha256, second.num_bytes)
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_cache_goes_by_content_and_not_by_name(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(DataConfig(path=str(text_file)))
-    moved = text_file.rename(text_file.with_name("moved.txt"))
-    monkeypatch.setattr(tokenizers, "make", refuse)
-    prepare(DataConfig(path=str(moved)))
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{"tokenizer": "byte"}, {"tokenizer": "char"}, {"vocab_size": 400}, {"max_chars": 5_000}, {"test_fraction": 0.2}],
-    ids=str,
-)
-@pytest.mark.usefixtures("own_cache")
-def test_other_settings_are_tokenized_anew(
-    text_file: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
-) -> None:
-    prepare(DataConfig(path=str(text_file)))
-    monkeypatch.setattr(tokenizers, "make", refuse)
-    with pytest.raises(AssertionError, match="once more"):
-        prepare(DataConfig(**{"path": str(text_file), **changed}))
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_changed_text_is_tokenized_anew(text_file: Path) -> None:
-    before = prepare(DataConfig(path=str(text_file), tokenizer="byte"))
-    text_file.write_text(text_file.read_text(encoding="utf-8").replace("tie", "eit"), encoding="utf-8")
-    after = prepare(DataConfig(path=str(text_file), tokenizer="byte"))
-    assert before.corpus_sha256 != after.corpus_sha256
-    assert not np.array_equal(before.splits["train"], after.splits["train"])
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_changed_tokenizer_file_is_tokenized_anew(text_file: Path, tmp_path: Path) -> None:
-    sizes = []
-    for size in (260, 264):
-        tokenizers.make("bpe", size, "some other text " * 50, "").save(str(tmp_path / "own.json"))
-        sizes.append(prepare(DataConfig(path=str(text_file), tokenizer=str(tmp_path / "own.json"))).vocab_size)
-    assert sizes == [260, 264]
-
-
-def test_failure_leaves_no_half_entry_in_the_cache(
-    text_file: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenizers, "encode", refuse)
-    with pytest.raises(AssertionError):
-        prepare(DataConfig(path=str(text_file)))
-    assert list(own_cache.iterdir()) == []
+    prepare(DataConfig(path=str(text_file), tokenizer="byte"))
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(module, "_LONG", 6_000)
+    prepare(DataConfig(path=str(text_file), tokenizer="char"))
+    assert capsys.readouterr() == ("", "tokenizing 6,000 characters\n")
 
 
 # Training batches.
