@@ -99,7 +99,9 @@ class ParamGroups:
             pointers: The tying in force.
             places: Of the blocks' parameters, for their ranks.
         """
-        ranks = {id(parameter): rank for parameter, rank in places.private()}
+        ranks: dict[int, Rank] = {}
+        for parameter, rank in places.private():
+            ranks.setdefault(id(parameter), rank)  # tied by another binding, it stands where its first layer has it
         slot_of: dict[int, _Slot] = {}
         for root in set(pointers):
             for index, (name, parameter) in enumerate(zip(self._names, weights[root], strict=True)):
