@@ -68,15 +68,30 @@ class DetachWeights(BindingHook):
         super().__init__(binding)
         self.layer = layer
 
-    def __call__(self, *_: Any) -> None:
-        """Detach what the layer uses, if it is not the layer's own."""
+    def __call__(self, block: nn.Module, *_: Any) -> None:
+        """Detach what the layer uses, if it is not the layer's own.
+
+        Raises:
+            InputError: If the block would run again in the backward pass without its hooks.
+        """
         binding = self.binding
-        if binding is not None and binding.pointers[self.layer] != self.layer:
-            binding.slots.assign(self.layer, [parameter.detach() for parameter in binding.weights_of(self.layer)])
+        if binding is None or binding.pointers[self.layer] == self.layer:
+            return
+        # Hugging Face's layers recompute `forward` alone.
+        if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
+            raise InputError(
+                "gradient 'root_only' would be lost in the layers' gradient checkpointing: call "
+                "gradient_checkpointing_disable(), or bind with gradient 'sum' or 'mean'"
+            )
+        binding.slots.assign(self.layer, [parameter.detach() for parameter in binding.weights_of(self.layer)])
 
 
-class RestoreWeights(DetachWeights):
+class RestoreWeights(BindingHook):
     """Puts the parameters back after the block ran."""
+
+    def __init__(self, binding: "LayerBinding | None" = None, layer: int = 0) -> None:
+        super().__init__(binding)
+        self.layer = layer
 
     def __call__(self, *_: Any) -> None:
         """Assign what the layer uses."""

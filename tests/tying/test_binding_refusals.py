@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from blocks import adamw, batch, slots, step, tiny_gpt
+from families import FAMILIES
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, prune
@@ -412,6 +414,30 @@ def test_untied_lends_clones_and_brings_the_tie_back() -> None:
     assert_as_before(before, model, optimizer)
     assert binding.pointers == (0, 0, 2, 2)
     binding.rebind("0 1 2 3")
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("gradient", ["sum", "mean", "root_only"])
+def test_gradients_hold_under_the_checkpointing_of_another_library_or_it_is_refused(gradient: str, reentrant: bool) -> None:
+    family = FAMILIES["llama"]()
+    LayerBinding(family.blocks, gradient=gradient).rebind("0 0 2 2")
+    family.loss(family.model).backward()
+    expected = [p.grad.clone() for p in family.blocks[0].parameters() if p.grad is not None]
+    family.model.zero_grad()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a deprecated name; the versions that we allow know only this one
+        family.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    family.model.enable_input_require_grads()
+    if gradient == "root_only":
+        with pytest.raises(InputError, match="'root_only' would be lost in the layers' gradient checkpointing"):
+            family.loss(family.model)
+        assert family.blocks[1].mlp.up_proj.weight is family.blocks[0].mlp.up_proj.weight
+        family.model.eval()
+        family.loss(family.model)
+    else:
+        family.loss(family.model).backward()
+        for parameter, value in zip(family.blocks[0].parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, value, rtol=0, atol=1e-14)
 
 
 @pytest.fixture

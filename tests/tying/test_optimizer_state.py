@@ -1,7 +1,10 @@
 """Param groups and state: copies go home, the order is the model's, and a state loads by position."""
 
 import copy
+import gc
 import io
+import random
+import weakref
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ from torch import nn
 from tying import LayerBinding, Pointers
 from tying.errors import InputError
 
+# Every pattern several times, in an order with promotions.
+PATTERNS = random.Random(0).sample([*Pointers.all(4)] * 4, 60)
 CHAIN = ["0 0 2 3", "0 1 2 3", "0 0 0 0", "0 1 1 1", "0 0 2 2", "0 1 2 0", "0 1 2 3", "0 1 1 3"]
 
 
@@ -37,7 +42,7 @@ def test_layers_keep_their_own_groups() -> None:
     model = tiny_gpt(4)
     optimizer = layer_wise(model)
     binding = LayerBinding(model.h, optimizer)
-    for pointers in Pointers.all(4):
+    for pointers in PATTERNS:
         binding.rebind(pointers)
         for number, names in enumerate(groups_of(optimizer, model)[:-1]):
             layer, matrices = divmod(number, 2)
@@ -224,6 +229,20 @@ def test_groups_that_somebody_else_sorts_anew_are_read_again() -> None:
     assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 
+def test_tied_layers_keep_their_homes_when_somebody_adds_a_group() -> None:
+    """Layer 2 has a group of its own, frozen layer 1 has none; both are tied while the groups change."""
+    model = tiny_gpt(4)
+    model.h[1].requires_grad_(False)
+    optimizer = torch.optim.AdamW([{"params": list(model.h[layer].parameters())} for layer in (0, 2, 3)])
+    binding = LayerBinding(model.h, optimizer)
+    binding.rebind("0 0 0 3")
+    optimizer.add_param_group({"params": list(model.wte.parameters())})
+    binding.rebind("0 0 0 0")
+    binding.rebind("0 1 2 3")
+    names = [[name for name, _ in model.named_parameters() if name.startswith(f"h.{layer}.")] for layer in (0, 2, 3)]
+    assert groups_of(optimizer, model) == [*names, ["wte.weight"]]
+
+
 def test_a_layer_that_is_frozen_stays_frozen_when_it_owns_weights() -> None:
     """requires_grad belongs to the layer: weights train if the layer that is their root trains."""
     model = tiny_gpt(4)
@@ -232,7 +251,7 @@ def test_a_layer_that_is_frozen_stays_frozen_when_it_owns_weights() -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     binding = LayerBinding(model.h, optimizer)
     own = [[p.requires_grad for p in block.parameters()] for block in model.h]
-    for pointers in Pointers.all(4):
+    for pointers in PATTERNS:
         counted = binding.trainable_params_of(pointers)
         binding.rebind(pointers)
         for root in pointers.roots:
@@ -276,6 +295,20 @@ def test_two_bindings_with_pointers_of_their_own_share_an_optimizer() -> None:
         assert len(optimizer.state) == len(list(model.parameters()))
         for binding in (attention, feed_forward):
             assert binding.trainable_params == binding.trainable_params_of(binding.pointers)
+
+
+def test_a_second_binding_keeps_nothing_alive_that_the_first_freed() -> None:
+    model = tiny_gpt(3)
+    optimizer = adamw(model)
+    attention = LayerBinding(model.h, optimizer, share="attention")
+    feed_forward = LayerBinding(model.h, optimizer, share="feed_forward")
+    step(model, optimizer)
+    freed = [weakref.ref(p) for p in feed_forward.weights_of(2)]
+    feed_forward.rebind("0 1 0")
+    gc.collect()
+    assert all(ref() is None for ref in freed)
+    attention.rebind("0 0 2")
+    step(model, optimizer)
 
 
 def test_copies_have_the_attributes_that_people_put_on_parameters() -> None:
