@@ -8,11 +8,9 @@ keeps them and the later gets a copy (parameters and optimizer moments). Every o
 Weights that nobody uses any more are freed, with their gradients and optimizer state.
 
 The weights of a root stand in the param group of the root's layer, in the model's order, and train (requires_grad) if the
-root's layer does. A change of requires_grad or of the groups that somebody else makes to weights holds for all layers that
-use them at that time.
+root's layer does. Where somebody else changes requires_grad of weights in use, that holds for all layers that use them.
 """
 
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
@@ -22,7 +20,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tying.binding_checks import refuse_hooks, refuse_reducer, refuse_uncopied, refuse_wrappers
-from tying.binding_hooks import divide_gradients, register
+from tying.binding_hooks import OPEN, bindings_of, divide_gradients, register
 from tying.errors import InputError
 from tying.optimizer_state import Optimizers
 from tying.pointers import Pointers
@@ -32,8 +30,6 @@ from tying.slots import Scan, Slots, Weights, copied, read_tying, unroll
 __all__ = ["GRADIENTS", "LayerBinding", "bindings_of", "unroll"]
 
 GRADIENTS = ("sum", "mean", "root_only")
-
-_OPEN: "weakref.WeakSet[LayerBinding]" = weakref.WeakSet()
 
 
 class _Plan(NamedTuple):
@@ -109,7 +105,7 @@ class LayerBinding:
         given = [] if optimizer is None else optimizer if isinstance(optimizer, Sequence) else [optimizer]
         self._optimizers.add(given, self._weights, self._pointers, self.slots)
         self._lent = False
-        self._open()
+        self._take_effect()
 
     @property
     def private_names(self) -> tuple[tuple[str, ...], ...]:
@@ -139,7 +135,7 @@ class LayerBinding:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self not in _OPEN
+        return self not in OPEN
 
     @property
     def trainable_params(self) -> int:
@@ -213,9 +209,9 @@ class LayerBinding:
 
     def close(self) -> None:
         """End the binding: hooks go, gradients of tied layers are sums again, layers stay tied as they are."""
+        OPEN.discard(self)
         for handle in (*self._handles, *self._mean_handles):
             handle.remove()
-        _OPEN.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -288,12 +284,13 @@ class LayerBinding:
         return plan
 
     def _learn_trains(self, new: Pointers) -> None:
-        """Let layers that leave weights take with them what somebody may have made of their requires_grad."""
-        for left in {old for old, now in zip(self._pointers, new, strict=True) if old != now}:
-            trains = [parameter.requires_grad for parameter in self._weights[left]]
-            if trains != self._trains[left]:
+        """Before layers leave or join weights, note for all that use them what somebody may have made of requires_grad."""
+        moved = [(old, self._pointers[now]) for old, now in zip(self._pointers, new, strict=True) if old != now]
+        for changed in {root for pair in moved for root in pair}:
+            trains = [parameter.requires_grad for parameter in self._weights[changed]]
+            if trains != self._trains[changed]:
                 for layer, root in enumerate(self._pointers):
-                    if root == left:
+                    if root == changed:
                         self._trains[layer] = trains
 
     def _check(self, plan: _Plan) -> None:
@@ -330,7 +327,7 @@ class LayerBinding:
         self._optimizers.arrange(self._weights, self._pointers, freed, plan.promoted)
         for parameter in freed:
             parameter.grad = None
-        for other in _OPEN:
+        for other in OPEN:
             if other is not self and any(optimizer in self.optimizers for optimizer in other.optimizers):
                 other._optimizers.read(other._weights, other._pointers, other.slots)
 
@@ -340,17 +337,9 @@ class LayerBinding:
         now = [parameter.requires_grad for parameter in self._weights[root]]
         return self._trains[layer] if now == self._trains[root] else now
 
-    def _open(self) -> None:
-        """Take effect on the blocks; refuse to if another binding does already."""
-        for other in _OPEN:
-            if other.slots.ids & self.slots.ids:
-                raise InputError(
-                    f"the blocks are bound already, with gradient {other.gradient!r} and pointers '{other.pointers}': "
-                    "close() that binding (tying.binding.bindings_of finds it), or choose another `share`"
-                )
-        self._handles: list[RemovableHandle] = register(self)
+    def _take_effect(self) -> None:
+        self._handles = register(self)
         self._mean_handles = divide_gradients(self, [])
-        _OPEN.add(self)
 
     def _check_in_force(self) -> None:
         if self.closed:
@@ -368,10 +357,4 @@ class LayerBinding:
         vars(self).update(state)
         self.slots = Slots([Scan(block) for block in self.blocks], self.shared_names, self.model)
         if not closed:
-            self._open()
-
-
-def bindings_of(blocks: Iterable[nn.Module]) -> list[LayerBinding]:
-    """Return the bindings in force on any of the blocks."""
-    wanted = set(map(id, blocks))
-    return [binding for binding in _OPEN if any(id(block) in wanted for block in binding.blocks)]
+            self._take_effect()

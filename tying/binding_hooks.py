@@ -5,7 +5,7 @@ copied alone keeps its tie but has no binding. Where that would change gradients
 """
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -16,6 +16,9 @@ from tying.errors import InputError
 
 if TYPE_CHECKING:
     from tying.binding import LayerBinding
+
+# The bindings in force. One that changes gradients is kept alive by its hooks, the others by whoever holds them.
+OPEN: "weakref.WeakSet[LayerBinding]" = weakref.WeakSet()
 
 
 class DivideBy:
@@ -155,12 +158,27 @@ def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left.shape == right.shape and torch.equal(left.detach().to(right), right.detach())
 
 
+def bindings_of(blocks: Iterable[nn.Module]) -> "list[LayerBinding]":
+    """Return the bindings in force on any of the blocks."""
+    wanted = set(map(id, blocks))
+    return [binding for binding in OPEN if any(id(block) in wanted for block in binding.blocks)]
+
+
 def register(binding: "LayerBinding") -> list[RemovableHandle]:
-    """Register the hooks of a binding on its blocks, and on its model if it knows that.
+    """Bring a binding into force: hooks on its blocks, and on its model if it knows that.
 
     Returns:
-        Handles that remove them.
+        Handles that remove the hooks.
+
+    Raises:
+        InputError: If another binding is in force over some of its parameters.
     """
+    for other in OPEN:
+        if other.slots.ids & binding.slots.ids:
+            raise InputError(
+                f"the blocks are bound already, with gradient {other.gradient!r} and pointers '{other.pointers}': "
+                "close() that binding (tying.binding.bindings_of finds it), or choose another `share`"
+            )
     handles: list[RemovableHandle] = []
     for layer, block in enumerate(binding.blocks):
         if binding.gradient == "root_only":
@@ -175,6 +193,7 @@ def register(binding: "LayerBinding") -> list[RemovableHandle]:
             paths.setdefault(module, []).append(f"{path}." if path else "")
         guard = LoadGuard(binding, [paths.get(block, []) for block in binding.blocks])
         handles.append(binding.model.register_load_state_dict_pre_hook(guard))
+    OPEN.add(binding)
     return handles
 
 

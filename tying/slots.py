@@ -202,7 +202,9 @@ def _check_equal(scans: Sequence[Scan], names: Sequence[str]) -> None:
     expected = scans[0]
     flat = next((name for name in names if name in expected.flat), None)
     if flat is not None:
-        raise InputError(f"{flat!r} is in a recurrent module of torch, which keeps a second list of its weights: leave it out")
+        raise InputError(
+            f"{flat!r} is in a recurrent module of torch, which keeps a second list of its weights: leave it out"
+        )
     for index, scan in enumerate(scans):
         for name in names:
             ours, theirs = scan.parameters[name], expected.parameters[name]

@@ -281,6 +281,16 @@ def test_freezing_tied_weights_freezes_all_their_layers() -> None:
     assert binding.trainable_params == 2 * one
 
 
+def test_a_frozen_layer_that_joins_weights_unfrozen_before_stays_frozen_itself() -> None:
+    model = tiny_gpt(3)
+    model.h[:2].requires_grad_(False)
+    binding = LayerBinding(model.h, adamw(model))
+    model.h[0].requires_grad_(True)
+    binding.rebind("0 0 2")
+    binding.rebind("0 1 2")
+    assert [next(block.parameters()).requires_grad for block in model.h] == [True, False, True]
+
+
 def test_two_bindings_with_pointers_of_their_own_share_an_optimizer() -> None:
     model = tiny_gpt(4)
     optimizer = adamw(model)
