@@ -1,9 +1,10 @@
 """What a binding refuses, because training would go wrong without a word."""
 
-import gc
+import weakref
 from collections.abc import Iterable, Sequence
 
-from torch import distributed, nn
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
@@ -42,19 +43,27 @@ def refuse_kind(parameter: object, where: str) -> None:
         raise InputError(f"{where} has no values yet (a lazy module): run one batch before binding")
 
 
+def _note(parent: nn.Module, _: str, __: nn.Module | None) -> None:
+    if isinstance(parent, DistributedDataParallel):
+        _REDUCERS.add(parent)
+
+
+# Nothing on a model says that it is wrapped, and a search of all objects takes tenths of a second: wrappers are noted when
+# they take their model in.
+_REDUCERS: "weakref.WeakSet[DistributedDataParallel]" = weakref.WeakSet()
+register_module_module_registration_hook(_note)
+
+
 def refuse_reducer(parameters: Iterable[nn.Parameter]) -> None:
     """Refuse parameters whose gradients a live DistributedDataParallel averages: it would miss every new copy.
 
-    Looks at all objects, so only where torch.distributed is in use. A wrapper that follows rebinds says so by an
-    attribute `follows_rebinds = True`.
+    A wrapper that follows rebinds says so by an attribute `follows_rebinds = True`.
 
     Raises:
         InputError: If there is one.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    ids = set(map(id, parameters))
-    for wrapper in [found for found in gc.get_objects() if issubclass(type(found), DistributedDataParallel)]:
+    ids = set(map(id, parameters)) if _REDUCERS else set()
+    for wrapper in _REDUCERS:
         if not getattr(wrapper, "follows_rebinds", False) and any(id(p) in ids for p in wrapper._module_parameters):
             raise InputError(
                 "the blocks are wrapped in DistributedDataParallel, which would not average the gradients of copies: "
