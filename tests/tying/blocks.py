@@ -42,7 +42,7 @@ def step(model: GPT, optimizer: torch.optim.Optimizer, seed: int = 0) -> float:
 
 
 def slots(block: nn.Module) -> dict[str, nn.Parameter]:
-    """Return every place of a block where a parameter hangs, shared ones included under every name."""
+    """Return every place of a block where a parameter stands, shared ones included under every name."""
     return dict(block.named_parameters(remove_duplicate=False))
 
 
