@@ -69,7 +69,6 @@ def _renew(wrapped: DistributedDataParallel) -> None:
         device_ids=wrapped.device_ids,
         output_device=wrapped.output_device if wrapped.device_ids else None,
         dim=wrapped.dim,
-        broadcast_buffers=wrapped.broadcast_buffers,
         bucket_cap_mb=wrapped.bucket_bytes_cap / 2**20,
         find_unused_parameters=wrapped.find_unused_parameters,
         gradient_as_bucket_view=wrapped.gradient_as_bucket_view,
@@ -78,6 +77,8 @@ def _renew(wrapped: DistributedDataParallel) -> None:
         mixed_precision=wrapped.mixed_precision,
         # Every process makes the same copies of equal values, so nothing has to be sent.
         init_sync=False,
+        # Newer versions of torch warn where the default is given.
+        **({} if wrapped.broadcast_buffers else {"broadcast_buffers": False}),
     )
     for name, value in before.items():
         if name.startswith(_HOOKS) or not (name in vars(wrapped) or name in ("reducer", "logger")):

@@ -1,5 +1,7 @@
 """TyingCallback under transformers.Trainer: schedule, logging, and resuming from Trainer's own checkpoints."""
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -252,11 +254,9 @@ def test_adapters_train_on_a_base_of_one_pattern(tmp_path: Path) -> None:
     assert layers[1].self_attn.q_proj.lora_A.default.weight is not layers[0].self_attn.q_proj.lora_A.default.weight
 
 
-def run_two(rank: int, folder: str) -> None:
-    import os
-
+def run_two(rank: int, folder: str, port: int) -> None:
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="29543")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
     run = trainer(Path(folder) / "two", TyingCallback(schedule=SCHEDULE), per_device_train_batch_size=2, ddp_backend="gloo")
     run.model.config.attention_dropout = 0.0
     run.train()
@@ -265,7 +265,10 @@ def run_two(rank: int, folder: str) -> None:
 
 @pytest.mark.e2e
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
-    multiprocessing.spawn(run_two, args=(str(tmp_path),), nprocs=2)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(run_two, args=(str(tmp_path), port), nprocs=2)
     one = trainer(tmp_path / "one", TyingCallback(schedule=SCHEDULE))
     one.model.config.attention_dropout = 0.0
     one.train()
