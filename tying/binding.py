@@ -1,75 +1,116 @@
-"""LayerBinding: makes equal blocks obey a Pointers value, and the optimizer with them.
+"""LayerBinding: makes blocks obey a Pointers value, and the optimizers with them.
 
 Tied layers hold the *same Parameter objects*: `parameters()` counts each once and autograd sums the gradients of all
-positions by itself. Each layer keeps its own module, so its index, its dropout and its caches stay right.
+positions by itself. Each layer keeps its own module, so its index, its dropout, its buffers and its caches stay right.
 
 The rule of `rebind`: each root keeps the weights it was using; when two roots were using the same weights, the first
 keeps them and the later gets a copy (parameters and optimizer moments). Every other layer uses its root's weights.
 Weights that nobody uses any more are freed, with their gradients and optimizer state.
+
+The weights of a root stand in the param group of the root's layer, in the model's order, and train (requires_grad) if the
+root's layer does. Where somebody else changes requires_grad of weights in use, that holds for all layers that use them.
 """
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from tying.binding_checks import refuse_hooks, refuse_reducer, refuse_uncopied, refuse_wrappers
+from tying.binding_hooks import OPEN, bindings_of, divide_gradients, register
 from tying.errors import InputError
+from tying.optimizer_state import Optimizers
 from tying.pointers import Pointers
-from tying.sharing import shared_names, trainable_params
+from tying.sharing import common_names
+from tying.slots import Scan, Slots, Weights, copied, read_tying, unroll
+
+__all__ = ["GRADIENTS", "LayerBinding", "bindings_of", "unroll"]
 
 GRADIENTS = ("sum", "mean", "root_only")
 
-# The weights that one root owns: its shared parameters, in the order of LayerBinding.shared_names. Compared by identity.
-_Weights = list[nn.Parameter]
+
+class _Plan(NamedTuple):
+    """What a rebind will do, made before anything is touched."""
+
+    weights: dict[int, Weights]  # of every root that keeps what it uses; copies are added when they are made
+    copied: list[tuple[int, Weights]]  # a root that needs a copy, and of what
+    promoted: list[tuple[int, Weights]]  # the new root of weights that stay
+    freed: list[tuple[int, Weights]]  # the root until now, and its weights
 
 
 class LayerBinding:
-    """Binds the parameters of L equal blocks to a Pointers value that can change at any time between two steps.
+    """Binds the parameters of L blocks to a Pointers value that can change at any time between two steps.
 
     Blocks that share all their shared parameters already are taken as tied; otherwise every layer starts as its own root.
+    Parameters that not all blocks have stay with their layer (`private_names`). Several bindings may hold different
+    parameters of the same blocks, each with pointers of its own.
+
+    Attributes:
+        blocks: The layers, layer 0 first.
+        shared_names: The parameters that follow the pointers, as `block.named_parameters()` names them.
+        share: As given, like `gradient`, `norms` and `model`.
+        slots: Where the parameters stand.
+        guards_loading: Whether load_state_dict refuses values that differ between tied layers.
 
     Args:
-        blocks: L modules with the same parameter names, shapes, dtypes and devices (an nn.ModuleList, a Hugging Face
-            model's layers, ...).
-        optimizer: Any torch optimizer over the blocks' parameters; it is kept in step with every rebind.
+        blocks: L modules (an nn.ModuleList, a Hugging Face model's layers, ...). What they share has the same names,
+            shapes, dtypes and devices.
+        optimizer: Any torch optimizer over the blocks' parameters, or a list of them that hold different ones; kept in
+            step with every rebind. `attach` adds one that is made later.
         share: Which parameters follow the pointers; see `tying.sharing.shared_names`.
         gradient: "sum" (true sharing: the sum over all positions), "mean" (that sum divided by the size of the group)
             or "root_only" (only the root's own position gives weight gradients; the weight-gradient products of the
-            others are skipped).
+            others are skipped). The last two stay in force until `close`.
         norms: "shared" or "private": whether norms follow the pointers when `share` names them.
+        model: The whole model. With it, weights that are used outside the blocks too are refused, and so is a state of
+            other pointers, before any of it is loaded.
 
     Raises:
-        InputError: If the blocks differ (naming the first difference), or an option is not known.
+        InputError: If the blocks differ in what they share, cannot be tied, or are bound already; if no optimizer holds a
+            parameter that trains; if an option is not known.
     """
+
+    guards_loading = True
+    _mean_handles: list[RemovableHandle]
 
     def __init__(
         self,
         blocks: Iterable[nn.Module],
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         share: str = "block",
         gradient: str = "sum",
         norms: str = "shared",
+        *,
+        model: nn.Module | None = None,
     ) -> None:
         self.blocks: Sequence[nn.Module] = list(blocks)
+        self.share, self.gradient, self.norms, self.model = share, gradient, norms, model
         if not self.blocks:
             raise InputError("no blocks to bind: a model has at least one layer")
         if gradient not in GRADIENTS:
             raise InputError(f"gradient {gradient!r}: allowed are {', '.join(GRADIENTS)}")
-        _check_equal(self.blocks)
-        self.optimizer = optimizer
-        self.gradient = gradient
-        self.shared_names = shared_names(self.blocks[0], share, norms)
-        # A slot is where a parameter hangs: the `_parameters` dict of its module, and the key in it.
-        self._slots = [[_slot(block, name) for name in self.shared_names] for block in self.blocks]
-        self._pointers, self._weights = self._read_tying()
-        self._mean_hooks: list[torch.utils.hooks.RemovableHandle] = []
-        if gradient == "root_only":
-            for layer, block in enumerate(self.blocks):
-                self._skip_weight_gradients(layer, block)
-        self._scale_gradients()
+        scans = [Scan(block) for block in self.blocks]
+        refuse_wrappers({kind for scan in scans for kind in scan.classes}, "a block")
+        self.shared_names = common_names(self.blocks, [tuple(scan.parameters) for scan in scans], share, norms)
+        self.slots = Slots(scans, self.shared_names, model)
+        used = [[scan.parameters[name] for name in self.shared_names] for scan in scans]
+        self._pointers, self._weights = read_tying(self.shared_names, used)
+        # Whether a layer's own weights train. For weights in use, requires_grad says so.
+        self._trains = [[parameter.requires_grad for parameter in weights] for weights in self._weights]
+        self.slots.refuse_second_use(self._weights)
+        self._optimizers = Optimizers(self.shared_names)
+        given = [] if optimizer is None else optimizer if isinstance(optimizer, Sequence) else [optimizer]
+        self._optimizers.add(given, self._weights, self._pointers, self.slots)
+        self._lent = False
+        self._take_effect()
+
+    @property
+    def private_names(self) -> tuple[tuple[str, ...], ...]:
+        """Per layer, the parameters that stay with it."""
+        return self.slots.private_names
 
     @property
     def pointers(self) -> Pointers:
@@ -82,14 +123,33 @@ class LayerBinding:
         return len(self.blocks)
 
     @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers that are kept in step."""
+        return [groups.optimizer for groups in self._optimizers.all]
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The first of `optimizers`, or None."""
+        return next(iter(self.optimizers), None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self not in OPEN
+
+    @property
     def trainable_params(self) -> int:
         """Parameters of the blocks that exist and train, each counted once (shared and private ones)."""
         unique = {id(p): p for block in self.blocks for p in block.parameters() if p.requires_grad}
         return sum(parameter.numel() for parameter in unique.values())
 
-    def trainable_params_of(self, pointers: Pointers) -> int:
+    def trainable_params_of(self, pointers: Iterable[int]) -> int:
         """Return what `trainable_params` would be under other pointers, without binding them."""
-        return trainable_params(self.blocks[0], self.shared_names, pointers)
+        sizes = [parameter.numel() for parameter in self._weights[0]]
+        private = {id(p): p.numel() for p, _ in self.slots.private() if p.requires_grad}
+        return sum(private.values()) + sum(
+            size for root in set(pointers) for size, trains in zip(sizes, self._trains_of(root), strict=True) if trains
+        )
 
     def weights_of(self, layer: int) -> tuple[nn.Parameter, ...]:
         """Return the shared parameters that a layer uses now, in the order of `shared_names`."""
@@ -100,46 +160,67 @@ class LayerBinding:
         """Number of layers that use each shared parameter."""
         return {p: len(group) for group in self._pointers.groups for p in self._weights[group[0]]}
 
-    def rebind(self, pointers: Iterable[int]) -> None:
+    def rebind(self, pointers: Iterable[int] | str) -> None:
         """Go from the tying in force to any other one, by the rule at the top of this module.
 
-        Call it between two optimizer steps. The loss does not change when layers are only untied. The copies are made
-        before anything else is touched, so running out of memory leaves the binding as it was.
+        Call it between two optimizer steps. The loss does not change when layers are only untied. Copies are made, and
+        everything is checked, before anything is touched: running out of memory, too, leaves all as it was.
+
+        Args:
+            pointers: One per layer, or their text ("0 0 2 2").
 
         Raises:
-            InputError: If the pointers are invalid or of another length.
+            InputError: If the pointers are invalid or of another length; if parameters were replaced behind the binding's
+                back, cannot be copied, or are in no optimizer.
         """
-        new = pointers if isinstance(pointers, Pointers) else Pointers(pointers)
+        new = pointers
+        if not isinstance(new, Pointers):
+            new = Pointers.parse(new) if isinstance(new, str) else Pointers(new)
         if len(new) != self.num_layers:
             raise InputError(f"pointers '{new}' are for {len(new)} layers, the model has {self.num_layers}")
+        self._check_in_force()
         if new == self._pointers:
             return
-        kept: set[int] = set()
-        copies: list[tuple[_Weights, _Weights]] = []
-        of_root: dict[int, _Weights] = {}
-        for root in new.roots:
-            weights = self._weights[root]
-            if id(weights) in kept:
-                of_root[root] = _copy_parameters(weights)
-                copies.append((weights, of_root[root]))
-            else:
-                kept.add(id(weights))
-                of_root[root] = weights
-        freed = {id(weights): weights for weights in self._weights if id(weights) not in kept}
+        self._optimizers.read(self._weights, self._pointers, self.slots)
+        self._learn_trains(new)
+        plan = self._plan(new)
+        self._check(plan)
+        states = self._copy(plan) if plan.copied else []
         for layer, root in enumerate(new):
-            if self._weights[layer] is not of_root[root]:
-                self._hang(layer, of_root[root])
+            if self._weights[layer] is not plan.weights[root]:
+                self._weights[layer] = plan.weights[root]
+                self.slots.assign(layer, plan.weights[root])
         self._pointers = new
-        if self.optimizer is not None:
-            _add_copies(self.optimizer, copies)
-            _drop(self.optimizer, [parameter for weights in freed.values() for parameter in weights])
-        for weights in freed.values():
-            for parameter in weights:
-                parameter.grad = None
-        self._scale_gradients()
+        for optimizer, duplicate, state in states:
+            optimizer.state[duplicate] = state
+        self._release(plan)
+        self._mean_handles = divide_gradients(self, self._mean_handles)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep one more optimizer in step, made after the binding (also when layers are tied already).
+
+        Raises:
+            InputError: If it cannot follow a rebind, or no optimizer holds a parameter that trains.
+        """
+        self._check_in_force()
+        if any(optimizer is known for known in self.optimizers):
+            raise InputError("this optimizer is attached already")
+        self._optimizers.add([optimizer], self._weights, self._pointers, self.slots)
+
+    def close(self) -> None:
+        """End the binding: hooks go, gradients of tied layers are sums again, layers stay tied as they are."""
+        OPEN.discard(self)
+        for handle in (*self._handles, *self._mean_handles):
+            handle.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @contextmanager
-    def separated(self) -> Iterator[list[_Weights]]:
+    def separated(self) -> Iterator[list[Weights]]:
         """While a block of code runs, let every layer use leaves of its own, so that gradients are those of its position.
 
         The leaves have the values, and the memory, of the weights that each layer uses; neither those nor the optimizer
@@ -148,131 +229,132 @@ class LayerBinding:
         Yields:
             Per layer, its leaves in the order of `shared_names`.
         """
-        pointers, weights = self._pointers, self._weights
-        leaves = [[nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in used] for used in weights]
-        try:
-            self._pointers = Pointers.independent(self.num_layers)
-            self._weights = list(weights)
-            for layer, own in enumerate(leaves):
-                self._hang(layer, own)
+        leaves = [[nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in used] for used in self._weights]
+        with self._lending(leaves):
             yield leaves
+
+    @contextmanager
+    def untied(self) -> Iterator[None]:
+        """While a block of code runs, let every layer hold clones of its own, as an ordinary model; the tie comes back.
+
+        For merging, quantising, exporting or saving. What is done to the clones is lost; the optimizers are not touched.
+
+        Raises:
+            InputError: If a parameter cannot be copied.
+        """
+        self._check_in_force()
+        for layer, weights in enumerate(self._weights):
+            refuse_uncopied(layer, self.shared_names, weights)
+        with torch.inference_mode(False), torch.no_grad():
+            clones = [copied(weights, [p.requires_grad for p in weights]) for weights in self._weights]
+        with self._lending(clones):
+            yield
+
+    @contextmanager
+    def _lending(self, weights: list[Weights]) -> Iterator[None]:
+        self._check_in_force()
+        before = self._pointers, self._weights
+        try:
+            self._lent = True
+            self._pointers, self._weights = Pointers.independent(self.num_layers), weights
+            for layer, own in enumerate(weights):
+                self.slots.assign(layer, own)
+            yield
         finally:
-            self._pointers, self._weights = pointers, weights
-            for layer, used in enumerate(weights):
-                self._hang(layer, used)
+            self._pointers, self._weights = before
+            for layer, used in enumerate(self._weights):
+                self.slots.assign(layer, used)
+            self._lent = False
 
-    def _hang(self, layer: int, weights: _Weights) -> None:
-        for (parameters, key), parameter in zip(self._slots[layer], weights, strict=True):
-            parameters[key] = parameter
-        self._weights[layer] = weights
+    def _plan(self, new: Pointers) -> _Plan:
+        plan = _Plan({}, [], [], [])
+        kept: set[int] = set()
+        for root in new.roots:
+            weights = self._weights[root]
+            if id(weights) in kept:
+                plan.copied.append((root, weights))
+                continue
+            kept.add(id(weights))
+            plan.weights[root] = weights
+            if self._pointers[root] != root:
+                plan.promoted.append((root, weights))
+        plan.freed.extend(
+            (root, self._weights[root]) for root in self._pointers.roots if id(self._weights[root]) not in kept
+        )
+        return plan
 
-    def _read_tying(self) -> tuple[Pointers, list[_Weights]]:
-        """Find out which blocks share already; sharing only a part of the shared parameters is an error."""
-        used = [[_parameter(slot) for slot in slots] for slots in self._slots]
-        pointers = Pointers.from_labels(tuple(map(id, weights)) for weights in used)
-        owner: dict[int, int] = {}
-        for layer, weights in enumerate(used):
-            for name, parameter in zip(self.shared_names, weights, strict=True):
-                if owner.setdefault(id(parameter), pointers[layer]) != pointers[layer]:
-                    raise InputError(
-                        f"blocks {owner[id(parameter)]} and {layer} share {name!r} but not all of {self.shared_names}: "
-                        "untie it first, or choose `share` accordingly"
-                    )
-        return pointers, [used[root] for root in pointers]
+    def _learn_trains(self, new: Pointers) -> None:
+        """Before layers leave or join weights, note for all that use them what somebody may have made of requires_grad."""
+        moved = [(old, self._pointers[now]) for old, now in zip(self._pointers, new, strict=True) if old != now]
+        for changed in {root for pair in moved for root in pair}:
+            trains = [parameter.requires_grad for parameter in self._weights[changed]]
+            if trains != self._trains[changed]:
+                for layer, root in enumerate(self._pointers):
+                    if root == changed:
+                        self._trains[layer] = trains
 
-    def _skip_weight_gradients(self, layer: int, block: nn.Module) -> None:
-        """While a tied, non-root block runs, hang detached views in its slots: autograd then never forms its products."""
+    def _check(self, plan: _Plan) -> None:
+        """Refuse what would train wrongly, while nothing has been touched."""
+        for root, source in plan.copied:
+            refuse_uncopied(root, self.shared_names, source)
+        for root, weights in plan.freed:
+            refuse_hooks(root, self.shared_names, weights)
+        self.slots.refuse_second_use([weights for _, weights in plan.freed])
+        for root, _ in (*plan.copied, *plan.promoted):
+            self._optimizers.refuse_unheld(root, self._trains[root])
+        refuse_reducer(parameter for weights in self._weights for parameter in weights)
 
-        def detach(*_: Any) -> None:
-            if self._pointers[layer] != layer:
-                for (parameters, key), parameter in zip(self._slots[layer], self._weights[layer], strict=True):
-                    parameters[key] = parameter.detach()  # type: ignore[assignment]
+    def _copy(self, plan: _Plan) -> list[tuple[torch.optim.Optimizer, nn.Parameter, dict[Any, Any]]]:
+        """Add the copies of parameters to the plan, and return those of their optimizer state."""
+        states = []
+        # Parameters made in inference mode could never train.
+        with torch.inference_mode(False), torch.no_grad():
+            for root, source in plan.copied:
+                plan.weights[root] = copied(source, self._trains[root])
+                for groups in self._optimizers.all:
+                    found = groups.copied_state(root, source, plan.weights[root])
+                    states += [(groups.optimizer, duplicate, state) for duplicate, state in found]
+        return states
 
-        def restore(*_: Any) -> None:
-            self._hang(layer, self._weights[layer])
+    def _release(self, plan: _Plan) -> None:
+        """Bring the optimizers into line after the blocks, and let go of what nobody uses."""
+        freed = [parameter for _, weights in plan.freed for parameter in weights]
+        for root, weights in plan.promoted:
+            for parameter, trains in zip(weights, self._trains[root], strict=True):
+                if parameter.requires_grad != trains:
+                    parameter.requires_grad_(trains)
+                    parameter.grad = None
+        self._optimizers.arrange(self._weights, self._pointers, freed, plan.promoted)
+        for parameter in freed:
+            parameter.grad = None
+        for other in OPEN:
+            if other is not self and any(optimizer in self.optimizers for optimizer in other.optimizers):
+                other._optimizers.read(other._weights, other._pointers, other.slots)
 
-        block.register_forward_pre_hook(detach)
-        # always_call: an exception inside the block must not leave detached views behind.
-        block.register_forward_hook(restore, always_call=True)
+    def _trains_of(self, layer: int) -> list[bool]:
+        """Return which weights of its own a layer would train: what the weights that it uses say if somebody changed it."""
+        root = self._pointers[layer]
+        now = [parameter.requires_grad for parameter in self._weights[root]]
+        return self._trains[layer] if now == self._trains[root] else now
 
-    def _scale_gradients(self) -> None:
-        """With gradient "mean", divide the summed gradient of every shared set by the size of its group."""
-        if self.gradient != "mean":
-            return
-        for handle in self._mean_hooks:
-            handle.remove()
-        self._mean_hooks = [
-            # A hook on a leaf sees the sum over all positions of one backward pass, before it is accumulated.
-            parameter.register_hook(_divide_by(len(group)))
-            for group in self._pointers.groups
-            if len(group) > 1
-            for parameter in self._weights[group[0]]
-            if parameter.requires_grad
-        ]
+    def _take_effect(self) -> None:
+        self._handles = register(self)
+        self._mean_handles = divide_gradients(self, [])
 
+    def _check_in_force(self) -> None:
+        if self.closed:
+            raise InputError("this binding is closed: bind the blocks anew")
+        if self._lent:
+            raise InputError("layers are lent inside separated() or untied(): rebind after that block of code")
+        self.slots.check(self._weights)
 
-def _divide_by(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda gradient: gradient / size
+    def __getstate__(self) -> dict[str, Any]:
+        mine = ("_handles", "_mean_handles", "slots")  # made anew from the copied blocks
+        return {key: value for key, value in vars(self).items() if key not in mine} | {"closed": self.closed}
 
-
-def _parameter(slot: tuple[dict[str, nn.Parameter | None], str]) -> nn.Parameter:
-    parameters, key = slot
-    parameter = parameters[key]
-    assert parameter is not None  # the slot was made from named_parameters, which leaves out empty ones
-    return parameter
-
-
-def _slot(block: nn.Module, name: str) -> tuple[dict[str, nn.Parameter | None], str]:
-    path, _, key = name.rpartition(".")
-    return block.get_submodule(path)._parameters, key
-
-
-def _check_equal(blocks: Sequence[nn.Module]) -> None:
-    expected = dict(blocks[0].named_parameters())
-    for index, block in enumerate(blocks[1:], start=1):
-        found = dict(block.named_parameters())
-        odd = next((name for name in [*expected, *found] if (name in expected) != (name in found)), None)
-        if odd is not None:
-            has, lacks = (0, index) if odd in expected else (index, 0)
-            raise InputError(f"blocks differ: block {has} has a parameter {odd!r}, block {lacks} does not")
-        for name, parameter in found.items():
-            for what in ("shape", "dtype", "device", "requires_grad"):
-                ours, theirs = getattr(parameter, what), getattr(expected[name], what)
-                if ours != theirs:
-                    raise InputError(
-                        f"blocks differ: {what} of {name!r} is {_show(ours)} in block {index}, {_show(theirs)} in block 0"
-                    )
-
-
-def _show(value: object) -> str:
-    return str(tuple(value)) if isinstance(value, torch.Size) else str(value)
-
-
-def _copy_parameters(weights: _Weights) -> _Weights:
-    return [nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad) for p in weights]
-
-
-def _add_copies(optimizer: torch.optim.Optimizer, copies: list[tuple[_Weights, _Weights]]) -> None:
-    """Give every copy its source's param group and an equal, separate optimizer state."""
-    if not copies:
-        return
-    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    for sources, duplicates in copies:
-        for source, duplicate in zip(sources, duplicates, strict=True):
-            if id(source) in group_of:
-                group_of[id(source)]["params"].append(duplicate)
-            if source in optimizer.state:
-                optimizer.state[duplicate] = {
-                    key: value.clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
-                    for key, value in optimizer.state[source].items()
-                }
-
-
-def _drop(optimizer: torch.optim.Optimizer, freed: Sequence[nn.Parameter]) -> None:
-    if not freed:
-        return
-    gone = set(map(id, freed))
-    for group in optimizer.param_groups:
-        group["params"][:] = [p for p in group["params"] if id(p) not in gone]
-    for parameter in freed:
-        optimizer.state.pop(parameter, None)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        closed = state.pop("closed")
+        vars(self).update(state)
+        self.slots = Slots([Scan(block) for block in self.blocks], self.shared_names, self.model)
+        if not closed:
+            self._take_effect()

@@ -1,10 +1,15 @@
 """Which parameters of a block follow the pointers, and which stay with each layer.
 
-A block's parameters are named as `block.named_parameters()` names them ("attn.qkv.weight"). Sharing is chosen by the
-parts of those names, so it works for blocks that other libraries wrote.
+A block's parameters are named as `block.named_parameters()` names them ("attn.qkv.weight"). Which part of a block a
+parameter belongs to is read from the modules around it, so `share` means the same in blocks of every library:
+
+- attention: self- and cross-attention, their projections and the norms of queries and keys;
+- feed_forward: the MLP, or experts and their router; in blocks that hold the two matrices themselves, those;
+- neither: the norms of the residual stream (before or after a part), layer scales, convolutions, state-space mixers.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 
 from torch import nn
@@ -12,26 +17,66 @@ from torch import nn
 from tying.errors import InputError
 from tying.pointers import Pointers
 
-_ATTENTION_PARTS = ("attn", "attention")
-_FEED_FORWARD_PARTS = ("mlp", "ffn", "ff", "feed_forward", "feedforward", "intermediate", "output", "fc1", "fc2")
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_FEED_FORWARD_CLASS = re.compile(
+    r"mlp|ffn|feed_?forward|(?-i:FF$)|swiglu|moe|expert|intermediate|output$|dense(gated)?(relu|act)dense", re.IGNORECASE
+)
+_FEED_FORWARD_ATTRIBUTE = re.compile(r"mlp|ff|feed_?forward|intermediate|output|moe|expert", re.IGNORECASE)
+_NORM_WORDS = re.compile(r"layer|norm|rms|ln|_|\d", re.IGNORECASE)
 
 
 def norm_names(block: nn.Module) -> frozenset[str]:
     """Return the parameters that belong to normalisation modules (LayerNorm, RMSNorm, ...: by class name)."""
     return frozenset(
-        f"{path}.{name}" if path else name
+        f"{path}.{name}"
         for path, module in block.named_modules()
-        if "norm" in type(module).__name__.lower()
+        if path and _is_norm(module)
         for name, _ in module.named_parameters(recurse=False)
     )
 
 
-def _in_attention(name: str) -> bool:
-    return any(mark in part.lower() for part in name.split(".") for mark in _ATTENTION_PARTS)
+def part_names(block: nn.Module, part: str) -> frozenset[str]:
+    """Return a block's parameters in "attention" or "feed_forward": the module's docstring says what belongs to each."""
+    found: dict[str, set[str]] = {"attention": set(), "feed_forward": set()}
+    _collect(block, "", None, found)
+    if found["attention"] and not found["feed_forward"]:
+        found["feed_forward"] = {
+            f"{attribute}.{name}"
+            for attribute, module in block.named_children()
+            if _is_matrix(module) and not _ATTENTION.search(attribute)
+            for name, _ in module.named_parameters()
+        }
+    return frozenset(found[part])
 
 
-def _in_feed_forward(name: str) -> bool:
-    return not _in_attention(name) and any(part.lower() in _FEED_FORWARD_PARTS for part in name.split("."))
+def _collect(module: nn.Module, path: str, part: str | None, found: dict[str, set[str]]) -> None:
+    """Walk down; the outermost module that names a part decides for everything below it but residual norms."""
+    if part is not None:
+        found[part].update(path + name for name, _ in module.named_parameters(recurse=False))
+    for attribute, child in module.named_children():
+        if _is_norm(child) and (part is None or not _NORM_WORDS.sub("", attribute)):
+            continue  # a residual norm: "norm", "LayerNorm"; inside a part, "q_norm" or "kv_a_layernorm" say what they norm
+        _collect(child, f"{path}{attribute}.", part or _part_of(attribute, child), found)
+
+
+def _part_of(attribute: str, module: nn.Module) -> str | None:
+    kind = type(module).__name__
+    if "scale" in kind.lower():
+        return None
+    if _ATTENTION.search(kind) or _ATTENTION.search(attribute):
+        return "attention"
+    if _FEED_FORWARD_CLASS.search(kind) or _FEED_FORWARD_ATTRIBUTE.match(attribute):
+        return "feed_forward"
+    return None
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() and not any(list(child.parameters()) for child in module.children())
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.dim() == 2 and not list(module.children())
 
 
 def shared_names(block: nn.Module, share: str, norms: str) -> tuple[str, ...]:
@@ -39,44 +84,76 @@ def shared_names(block: nn.Module, share: str, norms: str) -> tuple[str, ...]:
 
     Args:
         block: One of the equal blocks.
-        share: "block" (everything), "attention" (parts with attn or attention in their path), "feed_forward" (parts
-            named mlp, ffn, intermediate, ...), or patterns of parameter names joined by commas ("attn.*,mlp.up.*").
+        share: "block" (everything), "attention", "feed_forward", or patterns of parameter names joined by commas
+            ("attn.*,mlp.up.*").
         norms: "shared": norms are treated like any other parameter; "private": norms never follow the pointers.
 
     Raises:
         InputError: If the choice is unknown or matches no parameter.
     """
+    return common_names([block], [[name for name, _ in block.named_parameters()]], share, norms)
+
+
+def common_names(blocks: Sequence[nn.Module], names: Sequence[Sequence[str]], share: str, norms: str) -> tuple[str, ...]:
+    """Return the names that follow the pointers in blocks that may differ: chosen by `share`, and had by all.
+
+    Args:
+        blocks: The blocks, layer 0 first.
+        names: The parameters of each block, in the block's own order.
+        share: See `shared_names`.
+        norms: See `shared_names`.
+
+    Raises:
+        InputError: If the choice is unknown, matches no parameter, or none that all blocks have.
+    """
     if norms not in ("shared", "private"):
         raise InputError(f"norms {norms!r}: allowed are 'shared' and 'private'")
-    names = [name for name, _ in block.named_parameters()]
-    if share == "block":
-        chosen = names
-    elif share == "attention":
-        chosen = [name for name in names if _in_attention(name)]
-    elif share == "feed_forward":
-        chosen = [name for name in names if _in_feed_forward(name)]
-    else:
-        patterns = [pattern.strip() for pattern in share.split(",")]
-        idle = [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)]
-        if idle:
+    # Blocks of one class with the same parameters are built alike: the choice is made once for all of them.
+    kinds = {(type(block), tuple(own)): block for block, own in zip(blocks, names, strict=True)}
+    chosen = [_choose(block, own, share, norms) for (_, own), block in kinds.items()]
+    everything = list(dict.fromkeys(name for _, own in kinds for name in own))
+    for pattern in _patterns(share):
+        if not any(fnmatch(name, pattern) for name in everything):
             raise InputError(
-                f"share {share!r}: {idle[0]!r} matches no parameter of the block; allowed are 'block', 'attention', "
-                f"'feed_forward' or patterns of {', '.join(names)}"
+                f"share {share!r}: {pattern!r} matches no parameter of the block; allowed are 'block', 'attention', "
+                f"'feed_forward' or patterns of {', '.join(everything)}"
             )
-        chosen = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-    if norms == "private":
-        private = norm_names(block)
-        chosen = [name for name in chosen if name not in private]
-    if not chosen:
-        raise InputError(f"share {share!r} with norms {norms!r} leaves nothing to share; the block has {', '.join(names)}")
-    return tuple(chosen)
+    if not any(chosen):
+        raise InputError(
+            f"share {share!r} with norms {norms!r} leaves nothing to share; the block has {', '.join(everything)}"
+        )
+    common = frozenset.intersection(*chosen)
+    if not common:
+        raise InputError(f"share {share!r} with norms {norms!r}: blocks differ, no chosen parameter is in all of them")
+    if len(kinds) > 1 and any(own != common for own in chosen) and common <= norm_names(blocks[0]):
+        raise InputError(
+            f"share {share!r}: the blocks have only norms in common ({', '.join(sorted(common))}): "
+            "bind those that are alike"
+        )
+    return tuple(name for name in names[0] if name in common)
+
+
+def _choose(block: nn.Module, names: Sequence[str], share: str, norms: str) -> frozenset[str]:
+    if share == "block":
+        chosen = frozenset(names)
+    elif share in ("attention", "feed_forward"):
+        chosen = part_names(block, share) & frozenset(names)
+    else:
+        chosen = frozenset(name for name in names if any(fnmatch(name, pattern) for pattern in _patterns(share)))
+    return chosen if norms == "shared" else chosen - norm_names(block)
+
+
+def _patterns(share: str) -> list[str]:
+    if share in ("block", "attention", "feed_forward"):
+        return []
+    return [pattern.strip() for pattern in share.split(",")]
 
 
 def trainable_params(block: nn.Module, names: Iterable[str], pointers: Pointers) -> int:
     """Return the trainable parameters of all blocks under some pointers, each counted once.
 
     Args:
-        block: One of the equal blocks.
+        block: One of the equal blocks; `LayerBinding.trainable_params_of` counts blocks that differ.
         names: Its parameters that follow the pointers.
         pointers: One for each block.
     """

@@ -1,0 +1,284 @@
+"""The param groups and the state of one optimizer, kept in step with the pointers.
+
+Every layer has a home for each of its shared parameters: a place in the order of a param group, where the parameter stood
+when the optimizer was made. After a rebind each group holds the weights of the roots at the homes of the roots' layers, so
+the groups, with their order, are a function of the pointers: an optimizer whose model is tied alike can load the state by
+position. Parameters that are not shared keep their places.
+"""
+
+import copy
+import operator
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from tying.errors import InputError
+from tying.slots import Rank, Slots, Weights
+
+# A shared parameter of a layer: (layer, index into the shared names).
+_Slot = tuple[int, int]
+
+
+class _Entry(NamedTuple):
+    """One place in the order of a group: a slot, or a parameter that is not shared."""
+
+    slot: _Slot | None
+    rank: Rank | None
+    parameter: nn.Parameter | None
+    name: str
+
+
+class _Run(NamedTuple):
+    """A stretch of a group's order: slots of one layer, picked out of its weights, or (layer -1) fixed parameters."""
+
+    layer: int
+    pick: Callable[[Weights], Sequence[nn.Parameter]] | None
+    parameters: list[nn.Parameter]
+    names: list[str]
+
+
+class _Group:
+    """The order of one param group; `params` is the group's own list, by whose identity the group is known."""
+
+    def __init__(self, params: list[nn.Parameter], entries: Sequence[_Entry]) -> None:
+        self.params = params
+        self.slots = [entry.slot for entry in entries if entry.slot is not None]
+        self.runs = list(_runs(entries))
+        self.left = list(params)
+
+
+class ParamGroups:
+    """Moves the shared parameters between the groups of one optimizer.
+
+    Attributes:
+        optimizer: Anything with torch's `param_groups` and `state`.
+        slots: The (layer, index into the names) that have a home here.
+        whole: The layers that have a home here for every name.
+
+    Args:
+        optimizer: See above.
+        names: The shared parameters.
+
+    Raises:
+        InputError: If the optimizer cannot follow a rebind.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
+        # accelerate wraps an optimizer in another that has it as `optimizer`.
+        if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.LBFGS):
+            raise InputError(
+                "LBFGS keeps one flat history of all parameters, which cannot follow a rebind: use another optimizer"
+            )
+        self.optimizer = optimizer
+        self.slots: frozenset[_Slot] = frozenset()
+        self.whole: frozenset[int] = frozenset()
+        self._names = names
+        self._groups: list[_Group] | None = None
+
+    def is_as_left(self) -> bool:
+        """Return whether the groups hold exactly what `arrange` left in them."""
+        groups, found = self._groups or [], self.optimizer.param_groups
+        return len(found) == len(groups) and all(
+            given["params"] is group.params
+            and len(group.params) == len(group.left)
+            and all(map(operator.is_, group.params, group.left))
+            for group, given in zip(groups, found, strict=True)
+        )
+
+    def read(self, weights: Sequence[Weights], pointers: Sequence[int], places: Slots) -> None:
+        """Learn the homes from the groups as they stand; those of tied layers, in groups that still exist, are kept.
+
+        Args:
+            weights: What every layer uses.
+            pointers: The tying in force.
+            places: Of the blocks' parameters, for their ranks.
+        """
+        ranks: dict[int, Rank] = {}
+        for parameter, rank in places.private():
+            ranks.setdefault(id(parameter), rank)  # tied by another binding, it stands where its first layer has it
+        slot_of: dict[int, _Slot] = {}
+        for root in set(pointers):
+            for index, (name, parameter) in enumerate(zip(self._names, weights[root], strict=True)):
+                slot_of[id(parameter)] = (root, index)
+                ranks[id(parameter)] = places.ranks[root][name]
+        orders: dict[int, list[_Entry]] = {}
+        homes: dict[_Slot, tuple[int, str]] = {}
+        for given in self.optimizer.param_groups:
+            order = orders[id(given["params"])] = []
+            labels = given.get("param_names") or [""] * len(given["params"])
+            for parameter, label in zip(given["params"], labels, strict=True):
+                slot = slot_of.get(id(parameter))
+                order.append(_Entry(slot, ranks.get(id(parameter)), None if slot else parameter, label))
+                if slot is not None:
+                    homes[slot] = (id(given["params"]), label)
+        missing: dict[int, list[_Entry]] = {}
+        for entry, home in self._tied_entries(pointers, homes, orders.keys(), places):
+            missing.setdefault(home, []).append(entry)
+        self._groups = [
+            _Group(given["params"], _merged(orders[id(given["params"])], missing.get(id(given["params"]), [])))
+            for given in self.optimizer.param_groups
+        ]
+        self.slots = frozenset(slot for group in self._groups for slot in group.slots)
+        held = Counter(layer for layer, _ in self.slots)
+        self.whole = frozenset(layer for layer, number in held.items() if number == len(self._names))
+
+    def _tied_entries(
+        self, pointers: Sequence[int], homes: Mapping[_Slot, tuple[int, str]], groups: Iterable[int], places: Slots
+    ) -> Iterator[tuple[_Entry, int]]:
+        """Yield an entry and its group for every slot of a tied layer: its known home, or else its root's."""
+        existing = set(groups)
+        known = {slot: id(group.params) for group in self._groups or [] for slot in group.slots}
+        for layer, root in enumerate(pointers):
+            for index, name in enumerate(self._names if layer != root else ()):
+                slot = (layer, index)
+                if self._groups is not None and slot not in known:
+                    continue  # a frozen layer that no group held: it has no home
+                home, label = homes.get((root, index), (0, ""))
+                if known.get(slot) in existing:
+                    home = known[slot]
+                if home in existing:
+                    yield _Entry(slot, places.ranks[layer][name], None, _name_of(label, name, layer - root)), home
+
+    def arrange(self, weights: Sequence[Weights], pointers: Sequence[int]) -> None:
+        """Put the weights of every root at the homes of its layer."""
+        for group, given in zip(self._groups or [], self.optimizer.param_groups, strict=True):
+            held: list[nn.Parameter] = []
+            for layer, pick, parameters, _ in group.runs:
+                if pick is None:
+                    held += parameters
+                elif pointers[layer] == layer:
+                    held += pick(weights[layer])
+            group.left = held
+            group.params[:] = held
+            if "param_names" in given:
+                used = [run.names for run in group.runs if run.pick is None or pointers[run.layer] == run.layer]
+                given["param_names"][:] = [name for names in used for name in names]
+
+    def copied_state(self, layer: int, sources: Weights, copies: Weights) -> list[tuple[nn.Parameter, dict[Any, Any]]]:
+        """Return (copy, equal and separate state) for the copies with a home here whose source has state."""
+        state = self.optimizer.state
+        return [
+            (duplicate, {key: _separate(value) for key, value in state[source].items()})
+            for index, (source, duplicate) in enumerate(zip(sources, copies, strict=True))
+            if source in state and (layer, index) in self.slots
+        ]
+
+    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Drop the state of parameters."""
+        for parameter in parameters:
+            self.optimizer.state.pop(parameter, None)
+
+
+class Optimizers:
+    """The param groups of all optimizers that a binding keeps in step.
+
+    Args:
+        names: The shared parameters.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self.all: list[ParamGroups] = []
+
+    def add(
+        self,
+        optimizers: Iterable[torch.optim.Optimizer],
+        weights: Sequence[Weights],
+        pointers: Sequence[int],
+        places: Slots,
+    ) -> None:
+        """Take optimizers in.
+
+        Raises:
+            InputError: If one cannot follow a rebind, or none holds a parameter that trains; none is taken in then.
+        """
+        before = list(self.all)
+        self.all += [ParamGroups(optimizer, self._names) for optimizer in optimizers]
+        try:
+            for groups in self.all[len(before) :]:
+                groups.read(weights, pointers, places)
+            for root in set(pointers):
+                self.refuse_unheld(root, [parameter.requires_grad for parameter in weights[root]])
+        except InputError:
+            self.all = before
+            raise
+
+    def read(self, weights: Sequence[Weights], pointers: Sequence[int], places: Slots) -> None:
+        """Learn the groups anew where somebody else changed them."""
+        for groups in self.all:
+            if not groups.is_as_left():
+                groups.read(weights, pointers, places)
+
+    def refuse_unheld(self, layer: int, trains: Sequence[bool]) -> None:
+        """Refuse weights that are to train for a layer while no optimizer would move them.
+
+        Raises:
+            InputError: If there are any.
+        """
+        if not self.all or any(layer in groups.whole for groups in self.all):
+            return
+        for index, name in enumerate(self._names):
+            if trains[index] and not any((layer, index) in groups.slots for groups in self.all):
+                raise InputError(
+                    f"layer {layer}: {name!r} trains but no optimizer holds it: give all optimizers, as a list, or freeze "
+                    "it (requires_grad_(False))"
+                )
+
+    def arrange(
+        self,
+        weights: Sequence[Weights],
+        pointers: Sequence[int],
+        freed: Sequence[nn.Parameter],
+        promoted: Sequence[tuple[int, Weights]],
+    ) -> None:
+        """Put the weights of every root at their homes, and drop the state of what has none any more."""
+        for groups in self.all:
+            groups.arrange(weights, pointers)
+            groups.forget(freed)
+            for root, own in promoted:
+                if root not in groups.whole:
+                    groups.forget(p for index, p in enumerate(own) if (root, index) not in groups.slots)
+
+
+def _separate(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+
+
+def _runs(entries: Sequence[_Entry]) -> Iterator[_Run]:
+    for layer, stretch in groupby(entries, key=lambda entry: -1 if entry.slot is None else entry.slot[0]):
+        own = list(stretch)
+        indices = [entry.slot[1] for entry in own if entry.slot is not None]
+        pick = None
+        if indices:
+            # A getter of one item returns no tuple; one of a slice does for every consecutive stretch.
+            consecutive = indices == list(range(indices[0], indices[-1] + 1))
+            pick = operator.itemgetter(slice(indices[0], indices[-1] + 1)) if consecutive else operator.itemgetter(*indices)
+        yield _Run(layer, pick, [e.parameter for e in own if e.parameter is not None], [e.name for e in own])
+
+
+def _merged(entries: list[_Entry], missing: list[_Entry]) -> list[_Entry]:
+    """Put missing entries where the model's order has them: behind the entry with the next lower rank."""
+    if not missing:
+        return entries
+    present = sorted((entry.rank, number) for number, entry in enumerate(entries) if entry.rank is not None)
+    behind: dict[int, list[_Entry]] = {}
+    for entry in sorted(missing, key=lambda entry: entry.rank or (0, 0)):
+        place = bisect_left(present, (entry.rank, -1)) - 1
+        number = present[place][1] if place >= 0 else present[0][1] - 1 if present else len(entries) - 1
+        behind.setdefault(number, []).append(entry)
+    merged = list(behind.get(-1, []))
+    for number, entry in enumerate(entries):
+        merged += [entry, *behind.get(number, [])]
+    return merged
+
+
+def _name_of(root_name: str, shared_name: str, distance: int) -> str:
+    """Return the name of a tied layer's parameter: the root's, with the layer's number in its path moved on."""
+    prefix = root_name.removesuffix(shared_name)
+    return re.sub(r"(\d+)(\D*)$", lambda m: f"{int(m[1]) + distance}{m[2]}", prefix) + shared_name if root_name else ""
