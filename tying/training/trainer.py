@@ -113,7 +113,8 @@ class Trainer:
     def rebind(self, pointers: Iterable[int]) -> None:
         """Tie and untie layers; see LayerBinding.rebind."""
         self.binding.rebind(pointers)
-        regroup(self.optimizer, self.model, self.optim, self.binding.num_uses)
+        if self.optim.tied_rate:  # otherwise the binding's own groups are right
+            regroup(self.optimizer, self.model, self.optim, self.binding.num_uses)
         # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
         self._parameters = list(self.model.parameters())
 
