@@ -85,15 +85,20 @@ def tie(
     Raises:
         InputError: If there is no such stack, or the binding refuses it; nothing was changed then.
     """
-    if isinstance(pointers, str):
-        pointers = Pointers.parse(pointers)
     found = find_stack(model, stack)
+    if pointers is not None:
+        pointers = Pointers.parse(pointers) if isinstance(pointers, str) else Pointers(pointers)
+        if len(pointers) != len(found.blocks):
+            raise InputError(f"pointers '{pointers}' are for {len(pointers)} layers, {found.path} has {len(found.blocks)}")
     saved = saving.records(model).get(found.path, {})
     given = {"share": share, "gradient": gradient, "norms": norms}
     options = {name: value if value is not None else saved.get(name) for name, value in given.items()}
     binding = ModelBinding(model, found, optimizer, **{k: v for k, v in options.items() if v is not None})
-    if pointers is not None:
-        binding.rebind(pointers)
+    try:
+        binding.rebind(binding.pointers if pointers is None else pointers)
+    except InputError:
+        binding.close()
+        raise
     return binding
 
 

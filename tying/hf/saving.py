@@ -99,10 +99,11 @@ def from_pretrained(folder: str | Path, model_class: Any = None, **options: Any)
 
     hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
     config, options = transformers.AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **hub, **options)
-    named = vars(config).pop("transformers_weights", None)
+    is_tied = getattr(config, "transformers_weights", None) == GUARD
+    if is_tied:
+        del config.transformers_weights
     cls = _class_for(config, model_class)
     entries = dict(getattr(config, "layer_tying", None) or {})
-    is_tied = named == GUARD
     loading = _tied_class(cls, entries) if is_tied else cls
     model, found = loading.from_pretrained(folder, config=config, output_loading_info=True, **hub, **options)
     model.__class__ = cls

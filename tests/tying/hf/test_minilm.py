@@ -26,14 +26,13 @@ pytestmark = [
 
 def test_the_example_ties_heals_saves_and_loads_a_pretrained_encoder(tmp_path: Path) -> None:
     given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(EXAMPLE), "--steps", "8", "--out", "tied", "--patterns", "0 1 2 3 4 5", "0 1 2 3 4 4"]
+    command = [sys.executable, str(EXAMPLE), "--steps", "8", "--out", "tied", "--patterns", "0 1 2 3 4 4"]
     done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    head, *rows, last = done.stdout.splitlines()
+    head, row, last = done.stdout.splitlines()
     assert head.split() == ["pattern", "layers", "parameters", "MB", "saved", "tied", "healed"]
-    (original, tied) = (re.fullmatch(r"([\d ]{11}) +(\d) +([\d,]+) +([\d.]+) +([\d.]+) +([\d.]+)", row) for row in rows)
-    assert original is not None and tied is not None
-    assert original.groups() == ("0 1 2 3 4 5", "6", "22,713,216", "90.9", "0.0000", "0.0000")
+    tied = re.fullmatch(r"(0 1 2 3 4 4) +(5) +([\d,]+) +([\d.]+) +([\d.]+) +([\d.]+)", row)
+    assert tied is not None
     assert tied[3] == "20,938,752" and tied[4] == "83.8"
     assert 0.3 < float(tied[5]) < 0.8, "layer 5 of the original is not layer 4"
     assert float(tied[6]) < 0.8 * float(tied[5]), "8 steps heal a part of it"

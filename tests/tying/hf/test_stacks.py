@@ -5,6 +5,7 @@ from torch import nn
 
 import tying.hf
 from tying import InputError
+from tying.binding import bindings_of
 
 SEVERAL = {
     **{family: {"encoder", "decoder"} for family in ("t5", "mt5", "bart", "marian", "whisper")},
@@ -61,9 +62,11 @@ def test_one_module_that_runs_for_every_layer_is_no_stack() -> None:
 def test_a_wrong_pattern_leaves_the_model_as_it_was() -> None:
     model = build("llama")
     before = {name: (id(p), torch.clone(p)) for name, p in model.named_parameters(remove_duplicate=False)}
+    config = model.config.to_dict()
     for pattern in ("0 0 2", "0 2 2 3"):
         with pytest.raises(InputError):
-            tying.hf.tie(model, pattern)
+            tying.hf.tie(model, pattern, gradient="root_only")
+    assert model.config.to_dict() == config and bindings_of(model.model.layers) == []
     after = dict(model.named_parameters(remove_duplicate=False))
     assert before.keys() == after.keys()
     assert all(id(after[name]) == key and torch.equal(after[name], value) for name, (key, value) in before.items())
