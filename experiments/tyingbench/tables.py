@@ -1,7 +1,7 @@
 """The tables of a report: the best patterns, the published strategies, and how far a TyingBench table can be trusted.
 
-Losses are nats per token on the test split, means over the seeds, without a charge for parameters. Patterns selected by their
-loss (the best of hundreds) are cross-fitted: selected on all seeds but one, and measured on that one.
+Losses are nats per token on the test split, means over the seeds, without a charge for parameters. Patterns selected by
+their loss (the best of hundreds) are cross-fitted: selected on all seeds but one, and measured on that one.
 
 P patterns, S seeds.
 """
@@ -11,7 +11,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from experiments.study.intervals import kendall, on_front, student_interval, with_interval
 from tying import strategies
@@ -151,15 +150,15 @@ def trust(bench: TyingBench) -> pd.DataFrame:
     """Return how reliable the table is, by budget.
 
     Signal and noise are standard deviations of patterns and of seeds within a pattern, after the seeds' own means are
-    taken off. The reliability of a mean is the share of its variance that is signal. "Reward with test" is Spearman's
-    correlation of the two splits.
+    taken off. The reliability of a mean is the share of its variance that is signal. "Reward with test" is Kendall's
+    tau between the two splits.
     """
     rows = []
     for budget in bench.budgets:
         losses = bench.losses("test", budget)
         signal, noise = components(losses)
         of_mean = noise / len(bench.seeds) ** 0.5
-        reward = stats.spearmanr(bench.losses("reward", budget).mean(axis=1), losses.mean(axis=1)).statistic
+        reward = kendall(bench.losses("reward", budget).mean(axis=1), losses.mean(axis=1))
         rows.append(
             {
                 "budget": f"{budget:g}",

@@ -1,17 +1,20 @@
 """`python -m experiments.train` as a person runs it: what it leaves behind, and what does not depend on the agent."""
 
-import json
+import itertools
 import math
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import Finished, Scripts, single_thread
+from envs.presets import PRESETS
+from tests.conftest import Finished, Scripts
+from tests.experiments.runs import call_in, config_of, decisions, read, weights
+from tying import tasks
+from tying.config import override
+from tying.training import checkpoint
+from tying.training.trainer import Trainer
 
 pytestmark = pytest.mark.e2e
 
@@ -30,6 +33,7 @@ SUMMARY = {
     "agent": str,
     "seed": int,
     "preset": str,
+    "task": str,
     "pointers": list,
     "num_layers": int,
     "num_unique_layers": int,
@@ -40,6 +44,7 @@ SUMMARY = {
     "iterations": int,
     "tokens": int,
     "decisions": int,
+    "changes": int,
     "test_loss": float,
     "test_ppl": float,
     "reward_loss": float,
@@ -52,18 +57,13 @@ SUMMARY = {
 @pytest.fixture(scope="module")
 def runs(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs of the tiny preset, each in the runs/ of a folder of its own."""
-    from experiments import cli
-    from experiments.train import main
-
     folders = {name: tmp_path_factory.mktemp(name.replace(" ", "-")) for name in FLAGS}
     processes = {name: scripts.start("train", *TINY, *FLAGS[name], cwd=folders[name]) for name in ("default", "frozen dqn")}
     for process in processes.values():
         finished = scripts.wait(process)
         assert (finished.status, finished.err) == (0, "")
     for name in FLAGS.keys() - processes.keys():  # the same, inside this process
-        with pytest.MonkeyPatch.context() as patch, single_thread():
-            patch.chdir(folders[name])
-            assert cli.status(main, [*TINY, *FLAGS[name]]) == 0
+        assert call_in(folders[name], "train", *TINY, *FLAGS[name]) == 0
     return {name: next((folder / "runs").iterdir()) for name, folder in folders.items()}
 
 
@@ -71,18 +71,6 @@ def runs(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def run(runs: dict[str, Path]) -> Path:
     """The run of a learning agent."""
     return runs["default"]
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def weights(run: Path) -> bytes:
-    return (run / "final" / "model.safetensors").read_bytes()
-
-
-def decisions(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
 
 
 # What a run leaves behind.
@@ -118,7 +106,8 @@ def test_what_was_run_by_what(run: Path) -> None:
     assert versions.keys() >= {"git", "packages", "device", "corpus_sha256"}
     assert versions["corpus_sha256"] == read(run / "final" / "summary.json")["corpus_sha256"]
     config = read(run / "config.json")
-    assert (config["preset"], config["seed"], config["agent"]["name"]) == ("tiny", SEED, "dqn")
+    assert config == config_of(*TINY, "--agent", "dqn").to_json()
+    assert config["chosen"] == {"preset": "tiny", "run.seed": SEED, "model.dropout": 0.1, "agent.name": "dqn"}
 
 
 @pytest.mark.parametrize("name", FLAGS)
@@ -131,6 +120,9 @@ def test_summary_says_what_was_asked_for(run: Path) -> None:
     summary = read(run / "final" / "summary.json")
     assert (summary["agent"], summary["seed"], summary["preset"]) == ("dqn", SEED, "tiny")
     assert (summary["iterations"], summary["tokens"], summary["decisions"]) == (40, 40 * 8 * 32, 10)
+    lines = decisions(run)
+    patterns = [[0, 1, 2, 3], *(line["pointers"] for line in lines)]
+    assert summary["changes"] == sum(one != other for one, other in itertools.pairwise(patterns))
     assert summary["test_ppl"] == math.exp(summary["test_loss"])
     assert 0 < summary["train_s"] < summary["wall_s"]
 
@@ -195,15 +187,10 @@ def test_swapping_the_agent_changes_neither_weights_nor_data_order(runs: dict[st
 
 @pytest.mark.usefixtures("one_thread")
 def test_conventional_training_is_a_plain_run_without_an_agent(runs: dict[str, Path], tmp_path: Path) -> None:
-    from envs.presets import PRESETS
-    from tying import checkpoint
-    from tying.data import prepare
-    from tying.trainer import Trainer
-
-    setup = PRESETS["tiny"]
-    model = replace(setup.model, dropout=0.1)
-    trainer = Trainer(prepare(setup.data), model, setup.trainer, setup.optim, seed=SEED)
-    trainer.train(setup.trainer.iterations)
+    config = override(PRESETS["tiny"], {"model.dropout": 0.1})
+    task = tasks.make(config.task, config.model, config.data)
+    trainer = Trainer(task, config.trainer, config.optim, config.binding, SEED)
+    trainer.train(config.trainer.iterations)
     checkpoint.save_tensors(trainer.state_dict()["model"], tmp_path / "plain.safetensors")
     assert (tmp_path / "plain.safetensors").read_bytes() == weights(runs["independent"])
     assert weights(runs["independent"]) == weights(runs["frozen random"])
@@ -213,56 +200,10 @@ def test_conventional_training_is_a_plain_run_without_an_agent(runs: dict[str, P
 def test_own_config_makes_the_same_run_again(train: Callable[..., Finished], run: Path, tmp_path: Path) -> None:
     assert train("--config", run / "config.json", "--out", "again").status == 0
     assert read(tmp_path / "again" / "config.json") == read(run / "config.json")
+    assert decisions(tmp_path / "again") == decisions(run)
     assert weights(tmp_path / "again") == weights(run)
 
 
 def test_other_seed_is_another_run(train: Callable[..., Finished], run: Path, tmp_path: Path) -> None:
     assert train("--config", run / "config.json", "--out", "other", "--seed", "4").status == 0
     assert weights(tmp_path / "other") != weights(run)
-
-
-# Text from the model.
-
-
-@pytest.fixture
-def sample(capsys: pytest.CaptureFixture[str], one_thread: None) -> Callable[..., str]:
-    """Call `experiments.sample` inside this process."""
-    from experiments import cli
-    from experiments.sample import main
-
-    def call(*arguments: str | Path) -> str:
-        capsys.readouterr()
-        assert cli.status(main, [*map(str, arguments), "--num-tokens", "50"]) == 0
-        return capsys.readouterr().out
-
-    return call
-
-
-PROMPT = "def tie(layer):  # naïve"
-
-
-def test_sample_script_prints_the_prompt_and_more(scripts: Scripts, run: Path) -> None:
-    finished = scripts.run("sample", run, "--prompt", PROMPT, "--num-tokens", "40", cwd=run.parent)
-    assert (finished.status, finished.err) == (0, "")
-    assert finished.out.startswith(PROMPT)
-    assert len(finished.out) > len(PROMPT) + 10
-
-
-def test_sample_is_the_same_for_the_same_seed(sample: Callable[..., str], run: Path) -> None:
-    texts = [sample(run, "--prompt", PROMPT, "--seed", seed) for seed in ("0", "0", "1")]
-    assert texts[0] == texts[1] != texts[2]
-
-
-def test_sample_at_temperature_0_needs_no_seed(sample: Callable[..., str], run: Path) -> None:
-    texts = {sample(run, "--prompt", PROMPT, "--temperature", "0", "--seed", seed) for seed in ("0", "1")}
-    assert len(texts) == 1
-
-
-@pytest.mark.parametrize("name", ["default", "sequence"])
-def test_sample_of_an_unfinished_run_uses_its_checkpoint(
-    sample: Callable[..., str], runs: dict[str, Path], name: str, tmp_path: Path
-) -> None:
-    finished = sample(runs[name], "--prompt", PROMPT)
-    unfinished = Path(shutil.copytree(runs[name], tmp_path / "run", symlinks=True))
-    shutil.rmtree(unfinished / "final")
-    assert sample(unfinished, "--prompt", PROMPT) == finished

@@ -1,4 +1,4 @@
-"""`tyingbench` as a person runs it: a table of all tyings, its report, and the league of agents."""
+"""`tyingbench` as a person runs it: a table of all tyings, its report, and the benchmark of agents."""
 
 import csv
 import hashlib
@@ -14,18 +14,20 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from envs.presets import PRESETS, Setup
-from envs.tyingbench import BUDGETS, COLUMNS, TyingBench, read_rows
-from experiments.tyingbench import build, league, report
+from envs.config import TrainingConfig
+from envs.presets import PRESETS
+from experiments.run import cli
+from experiments.tyingbench import agents, build
 from experiments.tyingbench.__main__ import main
 from tests.conftest import Finished, Scripts, single_thread, words
 from tests.envs.tables import make_rows, write_table
-from tying import Pointers
+from tying import Pointers, tasks
 from tying.config import build as build_config
 from tying.config import to_dict
-from tying.data import prepare
 from tying.errors import DivergenceError
-from tying.trainer import Trainer
+from tying.training import trainer as trainer_module
+from tying.training.trainer import Trainer
+from tying.tyingbench import BUDGETS, COLUMNS, TyingBench, read_rows
 
 pytestmark = pytest.mark.e2e
 
@@ -36,6 +38,10 @@ FLAGS = (
     "--layers 3 --seeds 2 --preset tiny --trainer.iterations 8 --model.width 8 --model.context 16 --reward.num-batches 3 "
     "--jobs 1 --out t"
 ).split()
+
+
+def error_lines(finished: Finished) -> list[str]:
+    return finished.err.splitlines()
 
 
 def read(path: Path) -> Any:
@@ -64,8 +70,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished table; tests that change it take a copy."""
-    from experiments import cli
-
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch, single_thread():
         patch.chdir(folder)
@@ -82,8 +86,6 @@ def copied(built: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None) -> Run:
     """Call the script inside this process, in the test's own folder."""
-    from experiments import cli
-
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> Finished:
@@ -114,9 +116,13 @@ def test_every_artefact_is_there(built: Path, corpus: Path) -> None:
     facts = read(built / "table.json")
     assert facts["format"] == 1
     assert facts["vocab_size"] == 256
-    assert facts["corpus_sha256"] == hashlib.sha256(corpus.read_bytes()).hexdigest()
+    assert facts["text_sha256"] == hashlib.sha256(corpus.read_bytes()).hexdigest()
+    config = build_config(TrainingConfig, facts["config"])
+    assert facts["corpus_sha256"] == tasks.make(config.task, config.model, config.data).facts()["corpus_sha256"]
+    assert facts["corpus_sha256"] != facts["text_sha256"]  # of the splits, and of the whole text
     assert facts["seconds"] == pytest.approx(sum(row.seconds for row in rows if row.budget == 1), abs=0.01)
-    assert facts["setup"] == read(built / "plan.json")
+    digests = {name: facts[name] for name in ("vocab_size", "text_sha256", "corpus_sha256")}
+    assert read(built / "plan.json") == {"config": facts["config"], **digests}
     assert facts["made_by"]["packages"].keys() >= {"torch", "numpy"}
     assert shlex.split(facts["command"]) == [
         *("python", "-m", "experiments.tyingbench", "build"),
@@ -134,8 +140,9 @@ def test_seeds_are_outermost_so_that_less_is_a_table_of_fewer_seeds(built: Path)
 def test_a_row_is_what_a_run_of_its_own_comes_to(built: Path, pattern: tuple[int, ...], seed: int) -> None:
     """Trained straight to the end: that a run is judged on its way leaves no trace."""
     bench = TyingBench.load(built / "table.csv")
-    setup = build_config(Setup, bench.facts["setup"])
-    trainer = Trainer(prepare(setup.data), setup.model, setup.trainer, setup.optim, setup.binding, seed)
+    config = build_config(TrainingConfig, bench.facts["config"])
+    task = tasks.make(config.task, config.model, config.data)
+    trainer = Trainer(task, config.trainer, config.optim, config.binding, seed)
     trainer.rebind(pattern)
     trainer.train(8)
     row = bench.query(pattern, seed=seed)
@@ -155,7 +162,7 @@ def test_losses_fall_and_patterns_and_seeds_differ(built: Path) -> None:
 def test_several_processes_make_the_same_table(scripts: Scripts, built: Path, corpus: Path, tmp_path: Path) -> None:
     finished = scripts.run("tyingbench", "build", *FLAGS, "--data.path", corpus, "--jobs", "2", cwd=tmp_path)
     assert (finished.status, finished.err) == (0, "")
-    assert "10 jobs in t, 0 of them done; interrupted, the same command goes on" in finished.out
+    assert "10 jobs in t, 0 of them done; after an interruption, the same command resumes them" in finished.out
     assert finished.out.endswith("table      t/table.csv\n")
     assert lines_of(tmp_path / "t" / "table.csv") == lines_of(built / "table.csv")
 
@@ -164,10 +171,13 @@ def test_several_processes_make_the_same_table(scripts: Scripts, built: Path, co
 def test_a_table_is_of_the_preset_for_tables_unless_another_is_asked_for(
     call: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], name: str
 ) -> None:
-    monkeypatch.setattr(build, "train", lambda job: build.Outcome(job, (), "no time"))
+    def fail(*_: Any) -> None:
+        raise DivergenceError("no time")
+
+    monkeypatch.setattr(build, "train", fail)
     command = ["build", "--layers", "3", "--seeds", "1", "--jobs", "1", "--data.path", corpus, "--out", "t", *flags]
     assert call(*command).status == 1
-    plan, preset = read(tmp_path / "t" / "plan.json"), to_dict(PRESETS[name])
+    plan, preset = read(tmp_path / "t" / "plan.json")["config"], to_dict(PRESETS[name])
     assert plan["model"] == {**preset["model"], "num_layers": 3}
     assert plan["data"] == {**preset["data"], "path": str(corpus)}
     for section in ("trainer", "optim", "binding", "reward"):
@@ -188,7 +198,7 @@ def test_a_table_is_of_the_preset_for_tables_unless_another_is_asked_for(
     ],
     ids=["line", "job", "job and line", "seed", "everything"],
 )
-def test_a_table_that_is_cut_short_goes_on_to_the_same(
+def test_a_table_that_is_cut_short_is_resumed_to_the_same(
     copied: Path, built: Path, build_again: Run, cut: Callable[[str], str], done: int
 ) -> None:
     for name in ("table.csv", "table.json"):
@@ -214,14 +224,14 @@ def test_a_job_that_is_not_whole_is_tried_again_wherever_it_stands(copied: Path,
 
 def test_a_finished_table_is_taken_as_it_is(copied: Path, build_again: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before, facts = files(copied), read(copied / "table.json")
-    monkeypatch.setattr(build, "train", lambda job: pytest.fail(f"trained {job}"))
+    monkeypatch.setattr(build, "train", lambda *job: pytest.fail(f"trained {job}"))
     (copied / "table.csv").unlink()
     assert build_again().status == 0
     again = files(copied)
     assert again.keys() == before.keys()
     assert [name for name in again if again[name] != before[name]] in ([], ["table.json"])  # sums of rounded seconds
     assert read(copied / "table.json")["seconds"] == pytest.approx(facts["seconds"], abs=0.01)
-    assert read(copied / "table.json")["setup"] == facts["setup"]
+    assert read(copied / "table.json")["config"] == facts["config"]
 
 
 def test_more_seeds_and_fewer_can_be_asked_for_later(copied: Path, built: Path, build_again: Run) -> None:
@@ -240,14 +250,48 @@ def test_more_seeds_and_fewer_can_be_asked_for_later(copied: Path, built: Path, 
 
 
 @pytest.mark.parametrize(
-    "other", [["--layers", "2"], ["--model.dropout", "0.1"], ["--trainer.iterations", "12"], ["--reward.num-batches", "2"]]
+    ("other", "difference"),
+    [
+        (["--layers", "2"], "config.model.num_layers = 3, now 2"),
+        (["--model.dropout", "0.1"], "config.model.dropout = 0.0, now 0.1"),
+        (["--trainer.iterations", "12"], "config.trainer.iterations = 8, now 12"),
+        (["--reward.num-batches", "2"], "config.reward.num_batches = 3, now 2"),
+    ],
 )
-def test_other_settings_in_the_folder_are_refused(copied: Path, build_again: Run, other: list[str]) -> None:
+def test_other_settings_in_the_folder_are_refused(
+    copied: Path, build_again: Run, other: list[str], difference: str
+) -> None:
     before = files(copied)
     finished = build_again(*other)
     assert finished.status == 2
-    assert finished.complaints == ["error: t/plan.json: of a table with other settings: name a new folder with --out"]
+    assert error_lines(finished) == [f"error: t/plan.json: a table with {difference}: name a new folder with --out"]
     assert files(copied) == before
+
+
+def test_a_text_that_has_changed_is_refused(copied: Path, call: Run, corpus: Path, tmp_path: Path) -> None:
+    """The settings hold its path alone, so the digest must tell."""
+    own = tmp_path / "own.txt"
+    own.write_bytes(corpus.read_bytes())
+    flags = [*FLAGS[:-2], "--out", "mine", "--data.path", own]
+    assert call("build", *flags, "--seeds", "1").status == 0
+    rows = tmp_path / "mine" / "rows.csv"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:7]))  # 2 jobs of 5
+    own.write_text(words(6_000, seed=1), encoding="utf-8")
+    before = files(tmp_path / "mine")
+    finished = call("build", *flags, "--seeds", "1")
+    assert finished.status == 2
+    (line,) = error_lines(finished)
+    assert line.startswith("error: mine/plan.json: a table with text_sha256 = '") and line.endswith("with --out")
+    assert files(tmp_path / "mine") == before
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", "3", "{"])
+def test_a_damaged_plan_is_refused(copied: Path, build_again: Run, damage: str) -> None:
+    (copied / "plan.json").write_text(damage)
+    finished = build_again()
+    assert finished.status == 2
+    (line,) = error_lines(finished)
+    assert line.startswith("error: t/plan.json: ")
 
 
 def test_a_damaged_record_is_refused(copied: Path, build_again: Run) -> None:
@@ -256,7 +300,7 @@ def test_a_damaged_record_is_refused(copied: Path, build_again: Run) -> None:
     before = files(copied)
     finished = build_again()
     assert finished.status == 2
-    (line,) = finished.complaints
+    (line,) = error_lines(finished)
     assert line.startswith("error: t/rows.csv: line ")
     assert files(copied) == before
 
@@ -266,7 +310,7 @@ def test_a_second_process_is_refused(copied: Path, build_again: Run) -> None:
     with FileLock(copied / ".lock"):
         finished = build_again("--seeds", "3")
     assert finished.status == 2
-    assert finished.complaints == ["error: t: another process is building this table"]
+    assert error_lines(finished) == ["error: t: another process is building this table"]
     assert files(copied) == before
     assert build_again().status == 0
 
@@ -287,14 +331,14 @@ def test_a_run_that_diverges_is_told_and_the_others_are_kept(
     tmp_path: Path, built: Path, build_again: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(build, "Trainer", Flaky)
+        patch.setattr(trainer_module, "Trainer", Flaky)
         finished = build_again()
     assert finished.status == 1
-    assert finished.complaints == [
+    assert error_lines(finished) == [
         "error: '0 1 0', seed 1: iteration 2: loss nan",
         "error: no table: 1 of 10 jobs failed; the same command tries them again",
     ]
-    assert "FAILED: '0 1 0', seed 1: iteration 2: loss nan" in finished.out
+    assert "'0 1 0', seed 1: FAILED: iteration 2: loss nan" in finished.out
     assert {path.name for path in (tmp_path / "t").iterdir()} == {".lock", "plan.json", "rows.csv"}
     there = lines_of(tmp_path / "t" / "rows.csv")
     assert len(there) == 27
@@ -306,12 +350,12 @@ def test_a_run_that_diverges_is_told_and_the_others_are_kept(
     assert lines_of(tmp_path / "t" / "table.csv") == lines_of(built / "table.csv")
 
 
-def test_a_learning_rate_that_is_too_high_is_a_failure_of_every_run(tmp_path: Path, build_again: Run) -> None:
-    finished = build_again("--seeds", "1", "--optim.learning-rate", "1e30", "--optim.warmup-iterations", "0")
+def test_settings_that_diverge_are_a_failure_of_every_run(tmp_path: Path, build_again: Run) -> None:
+    finished = build_again("--seeds", "1", "--optim.weight-decay", "1e30", "--optim.warmup-iterations", "0")
     assert finished.status == 1
-    assert len(finished.complaints) == 6
-    assert finished.complaints[-1] == "error: no table: 5 of 5 jobs failed; the same command tries them again"
-    assert "try a lower optim.learning_rate" in finished.complaints[0]
+    assert len(error_lines(finished)) == 6
+    assert error_lines(finished)[-1] == "error: no table: 5 of 5 jobs failed; the same command tries them again"
+    assert "try a lower optim.learning_rate" in error_lines(finished)[0]
     assert (tmp_path / "t" / "rows.csv").read_text() == ",".join(COLUMNS) + "\n"
 
 
@@ -330,7 +374,8 @@ def test_a_learning_rate_that_is_too_high_is_a_failure_of_every_run(tmp_path: Pa
         (["--modle.width", "8"], "unknown flag --modle.width"),
         (["--seed", "3"], "--seed is for single runs"),
         (["--data.path", "nothing.txt"], "data.path = 'nothing.txt'"),
-        (["--model.num-layers", "3"], "--model.num-layers: the number of layers is --layers here"),
+        (["--model.num-layers", "4"], "model.num_layers = 4: the number of layers is --layers here"),
+        (["--n-layer", "4"], "model.num_layers = 4: the number of layers is --layers here"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_made(
@@ -339,26 +384,29 @@ def test_bad_input_is_one_line_and_nothing_is_made(
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
     finished = build_again(*arguments)
     assert finished.status == 2
-    (line,) = finished.complaints
+    (line,) = error_lines(finished)
     assert line.startswith("error: ") and part in line
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("bild", "tyingbench 'bild': did you mean 'build'? allowed: build, "), ("zzz", "tyingbench 'zzz': allowed: build, ")],
+    [
+        ("bild", "unknown command 'bild' of tyingbench: did you mean 'build'?"),
+        ("zzz", "unknown command 'zzz' of tyingbench: allowed are build, report, agents, pretrain"),
+    ],
 )
 def test_a_subcommand_that_is_none_is_refused_with_the_nearest(call: Run, name: str, part: str) -> None:
     finished = call(name, "--out", "t")
     assert finished.status == 2
-    (line,) = finished.complaints
-    assert line.startswith(f"error: {part}")
+    (line,) = error_lines(finished)
+    assert line == f"error: {part}"
 
 
 def test_without_a_subcommand_all_are_named(call: Run) -> None:
     finished = call()
     assert finished.status == 2
-    (line,) = finished.complaints
+    (line,) = error_lines(finished)
     assert all(name in line for name in ("build", "report", "agents"))
     assert call("--help").status == 0
 
@@ -366,13 +414,6 @@ def test_without_a_subcommand_all_are_named(call: Run) -> None:
 # What it says.
 
 
-@pytest.fixture
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resample only a few times: intervals are the slow part."""
-    monkeypatch.setattr(report, "_RESAMPLES", 20)
-
-
-@pytest.mark.usefixtures("few_resamples")
 def test_a_report_has_every_table_and_picture(call: Run, built: Path, tmp_path: Path) -> None:
     finished = call("report", "--table", built / "table.csv", "--out", "r")
     assert (finished.status, finished.err) == (0, "")
@@ -400,7 +441,7 @@ def test_a_table_that_says_nothing_has_no_report(call: Run, tmp_path: Path, laye
     write_table(tmp_path / "few.csv", make_rows(layers, seeds))
     finished = call("report", "--table", "few.csv", "--out", "r")
     assert finished.status == 2
-    (line,) = finished.complaints
+    (line,) = error_lines(finished)
     assert part in line
     assert not (tmp_path / "r").exists()
 
@@ -408,15 +449,15 @@ def test_a_table_that_says_nothing_has_no_report(call: Run, tmp_path: Path, laye
 def test_a_report_of_no_table_is_refused(call: Run, tmp_path: Path) -> None:
     finished = call("report", "--table", "nothing", "--out", "r")
     assert finished.status == 2
-    (line,) = finished.complaints
-    assert line.startswith("error: no table 'nothing': ")
+    (line,) = error_lines(finished)
+    assert line.startswith("error: unknown table 'nothing': ")
     assert not list(tmp_path.iterdir())
 
 
 # Agents.
 
-AGENTS = ("random", "local_search --agent.explore 1")
-LEAGUE = ("--trials", "3", "--queries", "6", "--param-weights", "0", "0.1", "--jobs", "1", "--out", "l")
+AGENTS = ("random", "local_search --agent.explore 0.5")
+BENCHMARK = ("--trials", "3", "--queries", "6", "--param-weights", "0", "0.1", "--jobs", "1", "--out", "l")
 
 
 @pytest.fixture
@@ -425,41 +466,40 @@ def table(tmp_path: Path) -> Path:
     return write_table(tmp_path / "own.csv", make_rows())
 
 
-def test_the_league_judges_every_agent_at_every_price(call: Run, table: Path, tmp_path: Path) -> None:
-    finished = call("agents", "--agents", *AGENTS, *LEAGUE, "--table", table)
+def test_the_benchmark_judges_every_agent_at_every_weight(call: Run, table: Path, tmp_path: Path) -> None:
+    finished = call("agents", "--agents", *AGENTS, *BENCHMARK, "--table", table)
     assert (finished.status, finished.err) == (0, "")
     folder = tmp_path / "l"
-    assert {path.name for path in folder.iterdir()} == {"league.csv", "league.md", "league.json", "league.png"}
-    assert (folder / "league.png").read_bytes().startswith(b"\x89PNG")
-    found = pd.read_csv(folder / "league.csv")
+    assert {path.name for path in folder.iterdir()} == {"agents.csv", "agents.md", "agents.json", "agents.png"}
+    assert (folder / "agents.png").read_bytes().startswith(b"\x89PNG")
+    found = pd.read_csv(folder / "agents.csv")
     assert list(zip(found["param_weight"], found["agent"], found["queries"], strict=True)) == [
-        (price, agent, query) for price in (0.0, 0.1) for agent in AGENTS for query in range(1, 7)
+        (weight, agent, query) for weight in (0.0, 0.1) for agent in AGENTS for query in range(1, 7)
     ]
     assert set(found["trials"]) == {3}
     assert found["regret"].between(0, 1).all()
     assert (found["low"] <= found["regret"]).all() and (found["regret"] <= found["high"]).all()
-    facts = read(folder / "league.json")
+    facts = read(folder / "agents.json")
     assert facts.keys() == {"command", "trials", "left_out", "seconds"}
     assert (facts["trials"], facts["left_out"]) == (3, [])
     assert shlex.split(facts["command"])[:6] == ["python", "-m", "experiments.tyingbench", "agents", "--agents", "random"]
 
 
-def test_the_leagues_figures_are_means_of_its_trials(call: Run, table: Path, tmp_path: Path) -> None:
-    assert call("agents", "--agents", *AGENTS, *LEAGUE, "--table", table).status == 0
-    found = pd.read_csv(tmp_path / "l" / "league.csv").set_index(["agent", "param_weight", "queries"])["regret"]
+def test_the_figures_of_a_benchmark_are_means_of_its_trials(call: Run, table: Path, tmp_path: Path) -> None:
+    assert call("agents", "--agents", *AGENTS, *BENCHMARK, "--table", table).status == 0
+    found = pd.read_csv(tmp_path / "l" / "agents.csv").set_index(["agent", "param_weight", "queries"])["regret"]
     bench = TyingBench.load(table)
-    for entry in league.arena.entries(AGENTS, bench):
-        errand = league.Errand(entry, 0.1, (0, 1, 2), 6, 1.0, str(table))
-        trials = [league.trial(errand, bench, seed) for seed in errand.seeds]
+    for variant in agents.variants(AGENTS, bench):
+        trials = [agents.trial(variant, bench, seed, 6, 0.1) for seed in range(3)]
         for query in range(6):
             mean = sum(trial[query] for trial in trials) / 3
-            assert found[entry.label, 0.1, query + 1] == pytest.approx(mean, abs=1e-5)
+            assert found[variant.label, 0.1, query + 1] == pytest.approx(mean, abs=1e-5)
 
 
-def test_the_league_to_read_ends_with_the_last_query(call: Run, table: Path, tmp_path: Path) -> None:
-    finished = call("agents", "--agents", *AGENTS, *LEAGUE, "--table", table)
-    figures = pd.read_csv(tmp_path / "l" / "league.csv")
-    head, _, *lines = (tmp_path / "l" / "league.md").read_text().splitlines()
+def test_the_table_to_read_ends_with_the_last_query(call: Run, table: Path, tmp_path: Path) -> None:
+    finished = call("agents", "--agents", *AGENTS, *BENCHMARK, "--table", table)
+    figures = pd.read_csv(tmp_path / "l" / "agents.csv")
+    head, _, *lines = (tmp_path / "l" / "agents.md").read_text().splitlines()
     names, *cells = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (head, *lines))
     assert names == ["weight", "agent", "6 queries"]
     last = figures[figures["queries"] == 6]
@@ -470,21 +510,21 @@ def test_the_league_to_read_ends_with_the_last_query(call: Run, table: Path, tmp
     assert cells[0][2] in finished.out
 
 
-def test_a_price_that_is_named_twice_counts_once(call: Run, table: Path, tmp_path: Path) -> None:
+def test_a_weight_that_is_named_twice_counts_once(call: Run, table: Path, tmp_path: Path) -> None:
     flags = ["--trials", "2", "--queries", "3", "--jobs", "1", "--out", "l"]
     assert call("agents", "--agents", "random", "--param-weights", "0.1", "0.1", *flags, "--table", table).status == 0
-    found = pd.read_csv(tmp_path / "l" / "league.csv")
+    found = pd.read_csv(tmp_path / "l" / "agents.csv")
     assert found[["queries", "trials"]].to_numpy().tolist() == [[1, 2], [2, 2], [3, 2]]
 
 
-def test_a_league_without_a_price_is_refused(call: Run, table: Path) -> None:
+def test_a_benchmark_without_a_weight_is_refused(call: Run, table: Path) -> None:
     finished = call("agents", "--agents", "random", "--param-weights", "--trials", "2", "--jobs", "1", "--table", table)
     assert finished.status == 2
-    (line,) = finished.complaints
-    assert "param_weights" in line
+    (line,) = error_lines(finished)
+    assert line == "error: --param-weights: a value is missing"
 
 
-def test_a_league_without_a_folder_is_shown_alone(call: Run, table: Path, tmp_path: Path) -> None:
+def test_a_benchmark_without_a_folder_is_shown_alone(call: Run, table: Path, tmp_path: Path) -> None:
     finished = call("agents", "--agents", "random", "--trials", "2", "--queries", "10", "--jobs", "1", "--table", table)
     assert finished.status == 0
     assert "10 queries" in finished.out
@@ -500,20 +540,57 @@ def test_a_league_without_a_folder_is_shown_alone(call: Run, table: Path, tmp_pa
         (["--agents", "random", "--trials", "1"], "trials = '1'"),
         (["--agents", "random", "--queries", "0"], "queries = '0'"),
         (["--agents", "random", "--budget", "0.3"], "budget 0.3 is not in the table"),
-        (["--agents", "random", "--param-weights", "cheap"], "cheap"),
+        (["--agents", "random", "--param-weights", "low"], "low"),
         (["--agents", "random", "--param-weights=-0.5"], "param_weight"),
-        (["--agents", "random", "--table", "nothing"], "no table 'nothing'"),
+        (["--agents", "random", "--table", "nothing"], "unknown table 'nothing'"),
         (["--agents", "random", "--backend", "ray"], "--backend ray needs the `ray` library"),
         (["--agents", "random", "--agnts", "1"], "--agnts"),
     ],
 )
-def test_bad_input_of_the_league_is_one_line_and_nothing_is_made(
+def test_bad_input_of_the_benchmark_is_one_line_and_nothing_is_made(
     call: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     before = files(tmp_path)
-    finished = call("agents", *LEAGUE, "--table", table, *arguments)
+    finished = call("agents", *BENCHMARK, "--table", table, *arguments)
     assert finished.status == 2
-    (line,) = finished.complaints
+    (line,) = error_lines(finished)
     assert line.startswith("error: ") and part in line
     assert files(tmp_path) == before
+
+
+# Pre-training.
+
+
+def test_a_pretrained_agent_begins_a_run(call: Run, table: Path, tmp_path: Path) -> None:
+    agent = "double_dqn --agent.network per_layer --agent.learning-starts 4"
+    flags = ["--decisions", "12", "--episode", "4", "--table", table]
+    finished = call("pretrain", agent, *flags, "--out", "policy")
+    assert (finished.status, finished.err) == (0, "")
+    regret = float(finished.out.partition("regret")[2].split()[0])
+    bench = TyingBench.load(table)
+    assert min(abs(regret - bench.normalised_regret(pattern, 0.1)) for pattern in bench.patterns) < 1e-4
+    variant = agents.Variant.parse(f"{agent} --agent.init-from policy", ["--preset", "tiny"])
+    env = agents.make_env(agents.variants(["double_dqn"], bench)[0], bench, 4, 0.1)
+    assert agents.make_agent(variant, env, 0).config.init_from == "policy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["random"], "--out is missing"),
+        (["random", "--out", "there"], "--out there: name a new folder"),
+        (["gradient_similarity", "--out", "p"], "decides by gradients, and a table has none"),
+        (["--out", "p"], "AGENT is missing"),
+        (["random", "--out", "p", "--episode", "0"], "episode = '0'"),
+    ],
+)
+def test_bad_input_of_pretraining_is_one_line_and_nothing_is_made(
+    call: Run, table: Path, tmp_path: Path, arguments: list[str], part: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    finished = call("pretrain", "--table", table, *arguments)
+    assert finished.status == 2
+    (line,) = error_lines(finished)
+    assert part in line
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "own.csv", "own.json"}

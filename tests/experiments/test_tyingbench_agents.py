@@ -1,7 +1,8 @@
-"""The league: what an agent would keep after every query, by hand."""
+"""The benchmark of agents: the pattern that an agent would keep after every query, by hand."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,15 +10,15 @@ import pandas as pd
 import pytest
 from gymnasium import spaces
 
-import agents
 from agents import registry
 from agents.base import Agent
-from envs.tyingbench import TyingBench
-from experiments.results import student_interval
-from experiments.tyingbench import arena, league
+from experiments.study.intervals import student_interval
+from experiments.study.workers import WorkerConfig
+from experiments.tyingbench import agents, regret
 from tests.envs.tables import FACTS, make_rows
 from tying import Pointers
 from tying.errors import InputError
+from tying.tyingbench import TyingBench
 
 A, B, C, D, E = Pointers.all(3)  # 0 0 0, 0 0 2, 0 1 0, 0 1 1, 0 1 2
 LOSSES = {A: 2.5, B: 2.1, C: 2.3, D: 2.0, E: 2.2}
@@ -32,7 +33,7 @@ class Scripted(Agent):
     decided = 0
 
     @classmethod
-    def wishes(cls, config: Any) -> dict[str, Any]:
+    def recommended(cls, config: Any) -> dict[str, Any]:
         return {"env.action_mode": "joint"}
 
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
@@ -69,7 +70,7 @@ class Stranger:
 def quiet() -> TyingBench:
     """Return a table without noise: every seed has the same losses, and the two splits have the same ones."""
     rows = make_rows(loss=lambda pattern, *_: LOSSES[pattern])
-    return TyingBench([type(row)(**{**vars(row), "reward_loss": row.test_loss}) for row in rows], FACTS)
+    return TyingBench([replace(row, reward_loss=row.test_loss) for row in rows], FACTS)
 
 
 @functools.cache
@@ -80,10 +81,8 @@ def noisy() -> TyingBench:
 def trial(
     bench: TyingBench, flags: str = "", queries: int = 4, param_weight: float = 0.0, seed: int = 0, budget: float = 1.0
 ) -> list[float]:
-    (entry,) = arena.entries([f"{__name__}:Scripted {flags}"], bench)
-    errand = league.Errand(entry, param_weight, (seed,), queries, budget, "unused")
-    found: list[float] = league.trial(errand, bench, seed).tolist()
-    return found
+    (variant,) = agents.variants([f"{__name__}:Scripted {flags}"], bench)
+    return list(agents.trial(variant, bench, seed, queries, param_weight, budget))
 
 
 def play(monkeypatch: pytest.MonkeyPatch, script: Sequence[Pointers], sayings: Sequence[Pointers | None] = ()) -> None:
@@ -110,33 +109,34 @@ def test_what_an_agent_says_is_kept_whatever_was_tried(monkeypatch: pytest.Monke
     assert trial(quiet()) == regrets(E, C, D, A)
 
 
-def test_the_judge_adds_the_price_of_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_parameters_is_added_with_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0.6 all tied costs 2.5 + 0.2, and untied 2.2 + 0.6."""
     play(monkeypatch, [E, A])
-    priced = {pattern: loss + 0.6 * pattern.num_unique / 3 for pattern, loss in LOSSES.items()}
-    low, high = min(priced.values()), max(priced.values())
-    assert trial(quiet(), queries=2, param_weight=0.6) == pytest.approx([(priced[p] - low) / (high - low) for p in (E, A)])
+    weighted = {pattern: loss + 0.6 * pattern.num_unique / 3 for pattern, loss in LOSSES.items()}
+    low, high = min(weighted.values()), max(weighted.values())
+    assert trial(quiet(), queries=2, param_weight=0.6) == pytest.approx(
+        [(weighted[p] - low) / (high - low) for p in (E, A)]
+    )
 
 
 @pytest.mark.parametrize(("seed", "budget"), [(0, 1.0), (7, 1.0), (7, 0.25)])
-def test_the_judge_keeps_the_best_mean_of_what_it_saw(monkeypatch: pytest.MonkeyPatch, seed: int, budget: float) -> None:
-    """It sees reward losses of single seeds; it is judged by test losses over all of them."""
+def test_the_best_mean_of_the_answers_is_kept(monkeypatch: pytest.MonkeyPatch, seed: int, budget: float) -> None:
+    """The agent sees reward losses of single seeds; it is judged by test losses over all of them."""
     script = [B, E, D, E, B, D, C, E, B, D]
     play(monkeypatch, script)
     drawn = np.random.default_rng(seed).choice(noisy().seeds, len(script))
-    pays: dict[Pointers, list[float]] = {}
+    answers: dict[Pointers, list[float]] = {}
     expected = []
     for pattern, row in zip(script, drawn, strict=True):
-        pays.setdefault(pattern, []).append(noisy().query(pattern, budget, int(row))["reward_loss"])
-        kept = min(pays, key=lambda p: sum(pays[p]) / len(pays[p]))
+        answers.setdefault(pattern, []).append(noisy().query(pattern, budget, int(row))["reward_loss"])
+        kept = min(answers, key=lambda p: sum(answers[p]) / len(answers[p]))
         expected.append(noisy().normalised_regret(kept, 0.0, budget))
     assert trial(noisy(), queries=10, seed=seed, budget=budget) == pytest.approx(expected)
 
 
 def test_equal_seeds_are_equal_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    (entry,) = arena.entries(["random --env.action-mode joint"], noisy())
-    errand = league.Errand(entry, 0.1, (), 12, 1.0, "unused")
-    first, again, other = (league.trial(errand, noisy(), seed).tolist() for seed in (1, 1, 2))
+    (variant,) = agents.variants(["random --env.action-mode joint"], noisy())
+    first, again, other = (agents.trial(variant, noisy(), seed, 12, 0.1).tolist() for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -171,33 +171,29 @@ def test_the_beginning_is_kept_until_the_first_answer(monkeypatch: pytest.Monkey
 
 
 def test_an_agent_need_not_say_what_it_would_keep() -> None:
-    (entry,) = arena.entries([f"{__name__}:Stranger"], quiet())
-    errand = league.Errand(entry, 0.0, (0,), 3, 1.0, "unused")
-    assert len(league.trial(errand, quiet(), 0)) == 3
+    (variant,) = agents.variants([f"{__name__}:Stranger"], quiet())
+    assert len(agents.trial(variant, quiet(), 0, 3)) == 3
 
 
 @pytest.mark.parametrize(("name", "pattern"), [("sandwich", E), ("0 1 1", D), ("cycle:2", C), ("tie_after:50:all_tied", E)])
 def test_a_fixed_strategy_can_be_judged_too(name: str, pattern: Pointers) -> None:
-    (entry,) = arena.entries([name], quiet())
-    errand = league.Errand(entry, 0.0, (0,), 4, 1.0, "unused")
-    assert league.trial(errand, quiet(), 0).tolist() == regrets(*[pattern] * 4)
+    (variant,) = agents.variants([name], quiet())
+    assert agents.trial(variant, quiet(), 0, 4).tolist() == regrets(*[pattern] * 4)
 
 
-# Judges, tables, entries.
+# Incumbents, tables, variants.
 
 
-def test_a_judge_prefers_the_first_of_equals() -> None:
-    judge = league.Judge()
-    for pattern, pay in [(B, 2.0), (A, 1.0), (A, 3.0), (C, 2.5)]:
-        judge.see(pattern, pay)
-    assert judge.best == B
-    judge.see(C, 1.0)
-    assert judge.best == C
+def test_the_incumbent_is_the_first_of_equals() -> None:
+    tried = {B: [2.0], A: [1.0, 3.0], C: [2.5]}
+    assert agents.incumbent(tried) == B
+    tried[C].append(1.0)
+    assert agents.incumbent(tried) == C
 
 
 def test_figures_are_means_with_students_interval() -> None:
     values = np.array([[0.5, 0.0], [0.1, 0.0], [0.3, 0.01]])
-    table = league._table({("mine", 0.1): values})
+    table = regret.table({("mine", 0.1): values})
     assert table[["agent", "param_weight", "queries", "trials"]].to_numpy().tolist() == [
         ["mine", 0.1, 1, 3],
         ["mine", 0.1, 2, 3],
@@ -205,31 +201,62 @@ def test_figures_are_means_with_students_interval() -> None:
     assert table["regret"].tolist() == pytest.approx([0.3, 0.01 / 3])
     low, high = student_interval(values[:, 0])
     assert (table["low"][0], table["high"][0]) == pytest.approx((max(0.0, low), high))
-    assert table["low"][1] == 0  # a regret is not below nothing
+    assert table["low"][1] == 0  # a regret is not below 0
+
+
+def test_two_trials_have_no_interval() -> None:
+    table = regret.table({("mine", 0.1): np.array([[0.5], [0.1]])})
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert regret.readable(table).to_numpy().tolist() == [["0.1", "mine", "0.3000"]]
+
+
+def test_a_table_to_read_has_a_row_for_every_weight_and_agent() -> None:
+    found = {(agent, weight): np.full((3, 12), weight) for weight in (0.3, 0.0) for agent in ("one", "two")}
+    shown = regret.readable(regret.table(found))
+    assert list(shown.columns) == ["weight", "agent", "10 queries", "12 queries"]
+    assert shown[["weight", "agent"]].to_numpy().tolist() == [["0.3", "one"], ["0.3", "two"], ["0", "one"], ["0", "two"]]
+    assert shown["12 queries"][0] == "0.3000 [0.3000, 0.3000]"
+
+
+def flags(**values: Any) -> agents.AgentsFlags:
+    return agents.AgentsFlags(**{"trials": 7, "jobs": 2, "queries": 2, **values})
 
 
 def test_trials_are_put_together_by_their_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(errand: league.Errand) -> tuple[league.Errand, np.ndarray]:
-        return errand, np.array([[seed, errand.param_weight] for seed in errand.seeds])
+    def run(batch: agents.TrialBatch) -> tuple[agents.TrialBatch, np.ndarray]:
+        return batch, np.array([[seed, batch.param_weight] for seed in batch.seeds])
 
-    monkeypatch.setattr(league, "_run", run)
-    monkeypatch.setattr(league.workers, "carry_out", lambda function, items, *_: map(function, reversed(items)))
-    settings = league.LeagueSettings(trials=7, jobs=2, queries=2, param_weights=[0.5, 0.0], _cli_parse_args=[])
-    entries = arena.entries(["random", "independent"], noisy())
-    found = league._carry_out(entries, settings, league.Console(quiet=True))
+    def backwards(function: Callable[[Any], Any], items: Sequence[Any], config: WorkerConfig) -> Any:
+        return map(function, reversed(items))
+
+    monkeypatch.setattr(agents, "_run", run)
+    monkeypatch.setattr(agents.workers, "run_all", backwards)
+    settings = flags(param_weights=[0.5, 0.0, 0.5])
+    found = agents.run_trials(["random", "independent"], settings, agents.Console(quiet=True))
     assert list(found) == [("random", 0.5), ("independent", 0.5), ("random", 0.0), ("independent", 0.0)]
     for (_, weight), values in found.items():
         assert values.tolist() == [[seed, weight] for seed in range(7)]
 
 
-def test_the_picture_has_a_panel_for_every_price_and_a_line_for_every_agent() -> None:
+@pytest.mark.e2e
+def test_processes_find_the_same_as_this_one() -> None:
+    settings = flags(trials=4, queries=5, param_weights=[0.1], agents=["random"])
+    one, two = (
+        agents.run_trials(["random", "surrogate"], replace(settings, jobs=jobs), agents.Console(quiet=True))
+        for jobs in (1, 2)
+    )
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_the_picture_has_a_panel_for_every_weight_and_a_line_for_every_agent() -> None:
     rows = [
-        {"agent": agent, "param_weight": price, "queries": query, "regret": 0.1 / query, "low": 0.0, "high": 0.3}
+        {"agent": agent, "param_weight": weight, "queries": query, "regret": 0.1 / query, "low": 0.0, "high": 0.3}
         for agent in ("one", "two")
-        for price in (0.0, 0.1, 0.3)
+        for weight in (0.0, 0.1, 0.3)
         for query in range(1, 5)
     ]
-    figure = league.picture(pd.DataFrame(rows))
+    figure = regret.picture(pd.DataFrame(rows))
     figure.canvas.draw()
     assert [axes.get_title() for axes in figure.axes] == ["param_weight 0", "param_weight 0.1", "param_weight 0.3"]
     assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2]
@@ -237,25 +264,43 @@ def test_the_picture_has_a_panel_for_every_price_and_a_line_for_every_agent() ->
 
 
 def test_without_names_all_agents_take_part_that_can() -> None:
-    texts = league.default_entries()
-    entries = {entry.label: entry for entry in arena.entries(texts, noisy())}
-    assert {entry.settings.agent for entry in entries.values()} == {
-        name for name in agents.names() if not registry.is_fixed(name)
-    }
-    assert {"random --env.action-mode joint", "random"} <= entries.keys()
-    for label, entry in entries.items():
-        assert entry.settings.hyperparameters.get("explore", 1) == 1, label
-        assert entry.settings.setup.env.freeze_after == 1, label
-    blind = [label for label, entry in entries.items() if arena.blind(entry)]
-    assert [label.partition(" ")[0] for label in blind] == ["gradient_similarity"]
-    settings = league.LeagueSettings(_cli_parse_args=[])
-    taking_part, left_out = league._entries(settings, noisy())
-    assert {entry.label for entry in taking_part} == entries.keys() - set(blind)
-    assert len(left_out) == 1 and left_out[0].startswith("gradient_similarity")
+    variants = {variant.label: variant for variant in agents.variants(agents.default_texts(), noisy())}
+    assert {variant.config.agent.name for variant in variants.values()} == {*registry.AGENTS}
+    assert {"random --env.action-mode joint", "random", "surrogate --agent.features rule"} <= variants.keys()
+    for label, variant in variants.items():
+        assert variant.config.hyperparameters.get("explore", 1) == 1, label
+        assert variant.config.env.freeze_after == 1, label
+    needing = [label for label, variant in variants.items() if agents.needs_gradients(variant)]
+    assert needing == ["gradient_similarity"]
 
 
-def test_named_agents_that_need_gradients_are_refused() -> None:
-    settings = league.LeagueSettings(agents=["random", "gradient_similarity"], _cli_parse_args=[])
-    with pytest.raises(InputError, match="'gradient_similarity' decides by gradients, and a table has none") as caught:
-        league._entries(settings, noisy())
-    assert len(caught.value.lines) == 1
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("surrogate", 1.0),
+        ("surrogate --agent.explore 0.25", 0.25),
+        ("thompson", 1.0),
+        ("thompson --agent.explore=0.5", 0.5),
+    ],
+)
+def test_agents_explore_to_the_end_unless_they_are_told_otherwise(text: str, share: float) -> None:
+    (variant,) = agents.variants([text], noisy())
+    assert variant.label == text
+    assert variant.config.hyperparameters["explore"] == share
+
+
+def test_a_search_explores_with_every_query() -> None:
+    (variant,) = agents.variants(["surrogate"], quiet())
+    env = agents.make_env(variant, quiet(), 40, 0.0)
+    agent = agents.make_agent(variant, env, 0)
+    proposals: list[Pointers] = []
+    propose = agent.propose  # type: ignore[attr-defined]
+    agent.propose = lambda pointers: proposals.append(propose(pointers)) or proposals[-1]  # type: ignore[attr-defined]
+    agent.learn(env, 40)
+    assert len(proposals) == 40
+
+
+def test_mistakes_in_texts_are_told_together() -> None:
+    with pytest.raises(InputError) as caught:
+        agents.variants(["nobody", "random --env.freez 1", "dqn --seed 3"], noisy())
+    assert len(caught.value.lines) == 3

@@ -1,13 +1,10 @@
-"""Interrupted runs: killed, stopped or out of disk, they go on to the very result of an uninterrupted run."""
+"""Interrupted runs: killed, stopped or out of disk, they are resumed to the very result of an uninterrupted run."""
 
-import io
-import json
 import random
 import resource
 import signal
 import subprocess
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from agents.extra.paper import PaperAgent
+from envs.presets import PRESETS
 from tests.conftest import Finished, Scripts
+from tests.experiments.runs import agent_parameters, contents, decisions, interrupted_after
+from tying.config import override
+from tying.tasks.causal_lm import CausalLM
 
 pytestmark = pytest.mark.e2e
 
@@ -33,26 +35,10 @@ SHORT = (
 ).split()
 
 
-def decisions(run: Path) -> list[dict[str, Any]]:
-    """Return the decisions without the wall times, which differ from run to run."""
-    lines = [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.endswith("_s")} for line in lines]
-
-
 def count(run: Path) -> int:
-    """Return the number of whole lines in the record of a run that may be going on."""
+    """Return the number of whole lines in the record of a run that may still be training."""
     path = run / "decisions.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def agent_parameters(run: Path) -> dict[str, torch.Tensor]:
-    """Return what a stable-baselines3 agent learned; other agents learn nothing."""
-    path = run / "final" / "agent" / "model.zip"
-    if not path.exists():
-        return {}
-    with zipfile.ZipFile(path) as archive:
-        found: dict[str, torch.Tensor] = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
-    return found
 
 
 def assert_same(run: Path, reference: Path) -> None:
@@ -101,13 +87,13 @@ def test_reference_has_something_to_lose(reference: Path) -> None:
     assert agent_parameters(reference)
 
 
-def test_run_killed_at_ten_random_points_ends_as_if_it_had_not_been(
+def test_a_run_killed_at_random_points_ends_as_if_it_had_not_been(
     scripts: Scripts, reference: Path, tmp_path: Path
 ) -> None:
     generator = random.Random(0)
     run = tmp_path / "run"
     arguments: list[str | Path] = [*LONG, "--out", "run"]
-    for point in sorted(generator.sample(range(1, NUM_DECISIONS - 12), 10)):
+    for point in sorted(generator.sample(range(1, NUM_DECISIONS - 12), 5)):
         target = max(point, count(run) + 1)  # further than before, so that something is lost
         process = scripts.start("train", *arguments, cwd=tmp_path)
         wait_until(lambda target=target: count(run) >= target, process)  # type: ignore[misc]
@@ -122,7 +108,7 @@ def test_run_killed_at_ten_random_points_ends_as_if_it_had_not_been(
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_stopped_run_says_how_to_go_on(
+def test_stopped_run_says_how_to_resume_it(
     scripts: Scripts, tmp_path: Path, number: signal.Signals, status: int, word: str
 ) -> None:
     process = scripts.start("train", *LONG, "--out", "run", cwd=tmp_path)
@@ -130,13 +116,13 @@ def test_stopped_run_says_how_to_go_on(
     process.send_signal(number)
     finished = scripts.wait(process)
     assert finished.status == status
-    assert finished.complaints == ["to go on: python -m experiments.train --resume run", word]
+    assert finished.err.splitlines() == ["to resume: python -m experiments.train --resume run", word]
     assert not (tmp_path / "run" / "final").exists()
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux can limit another process")
 @pytest.mark.parametrize("limit", [100_000, 1], ids=["checkpoints do not fit", "nothing fits"])
-def test_full_disk_is_one_line_and_the_run_goes_on_later(
+def test_full_disk_is_one_line_and_the_run_is_resumed_later(
     scripts: Scripts, train: Train, reference: Path, tmp_path: Path, limit: int
 ) -> None:
     """A limit on the size of files fails the same calls as a full disk does."""
@@ -145,9 +131,9 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
     finished = scripts.wait(process)
     assert finished.status == 1, finished
-    assert finished.complaints[0] == "to go on: python -m experiments.train --resume run"
-    assert len(finished.complaints) == 2, finished.err
-    assert finished.complaints[1].startswith("error: stopped: ")
+    assert finished.err.splitlines()[0] == "to resume: python -m experiments.train --resume run"
+    assert len(finished.err.splitlines()) == 2, finished.err
+    assert finished.err.splitlines()[1].startswith("error: stopped: ")
     assert (tmp_path / "run" / "checkpoints" / "latest").is_dir()
     assert train("--resume", "run").status == 0
     assert_same(tmp_path / "run", reference)
@@ -158,17 +144,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(
 
 def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Finished:
     """Train until a run is interrupted after so many decisions."""
-    from experiments.recorder import Recorder
-
-    on_decision = Recorder.on_decision
-
-    def stop(self: Recorder, decision: Any, *others: Any) -> None:
-        on_decision(self, decision, *others)
-        if decision.index + 1 == num_decisions:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recorder, "on_decision", stop)
+    with interrupted_after(num_decisions):
         finished = train(*arguments)
     assert finished.status == 130
     return finished
@@ -204,7 +180,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(
 def test_interruption_at_the_very_end_loses_nothing(
     train: Train, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import job as module
+    from experiments.run import job as module
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -218,8 +194,19 @@ def test_interruption_at_the_very_end_loses_nothing(
     assert_same(tmp_path / "parts", tmp_path / "whole")
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def test_a_resumed_run_has_the_settings_of_its_start(
+    train: Train, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Presets and recommendations of a later version say nothing of it."""
+    arguments = [*SHORT, "--agent", "paper", "--data.path", text_file]
+    assert train(*arguments, "--out", "whole").status == 0
+    stop_after(8, train, *arguments, "--out", "parts")
+    config = (tmp_path / "parts" / "config.json").read_bytes()
+    monkeypatch.setattr(PaperAgent, "recommended", classmethod(lambda cls, config: {"reward.name": "level"}))
+    monkeypatch.setitem(PRESETS, "tiny", override(PRESETS["tiny"], {"optim.learning_rate": 1e-5, "trainer.batch_size": 2}))
+    assert train("--resume", "parts").status == 0
+    assert_same(tmp_path / "parts", tmp_path / "whole")
+    assert (tmp_path / "parts" / "config.json").read_bytes() == config
 
 
 def test_resuming_a_finished_run_only_reports(train: Train, text_file: Path, tmp_path: Path) -> None:
@@ -228,7 +215,7 @@ def test_resuming_a_finished_run_only_reports(train: Train, text_file: Path, tmp
     finished = train("--resume", "run")
     assert (finished.status, finished.err) == (0, "")
     assert "run is finished" in finished.out
-    assert "test perplexity" in finished.out
+    assert "test loss" in finished.out
     assert contents(tmp_path / "run") == before
 
 
@@ -255,7 +242,7 @@ def test_agent_that_decides_otherwise_is_refused(
     before = contents(tmp_path / "run" / "checkpoints")
     finished = train("--resume", "run")
     assert finished.status == 2
-    (line,) = finished.complaints
+    (line,) = finished.err.splitlines()
     assert line.startswith("error: cannot resume: shown the same run again, the agent chose '0 ")
     assert contents(tmp_path / "run" / "checkpoints") == before
 
@@ -263,22 +250,24 @@ def test_agent_that_decides_otherwise_is_refused(
 # Training that diverges.
 
 
-def test_loss_that_is_not_finite_stops_the_run(train: Train, text_file: Path, tmp_path: Path) -> None:
-    finished = train(*SHORT, "--agent", "random", "--data.path", text_file, "--out", "run", "--optim.learning-rate", "1e30")
-    assert finished.status == 1
-    (line,) = finished.complaints
-    assert line.startswith("error: ")
-    assert "optim.learning_rate (now 1e+30)" in line
-    assert not (tmp_path / "run" / "final").exists()
+def diverge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every loss from now on infinite."""
+    loss = CausalLM.loss
+    monkeypatch.setattr(CausalLM, "loss", lambda self, model, batch: loss(self, model, batch) * float("inf"))
 
 
-def test_diverging_run_keeps_its_last_checkpoint(train: Train, text_file: Path, tmp_path: Path) -> None:
-    stop_after(8, train, *SHORT, "--agent", "random", "--data.path", text_file, "--out", "run")
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(
+    train: Train, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*SHORT, "--agent", "random", "--data.path", text_file]
+    stop_after(8, train, *arguments, "--out", "run")
     before = contents(tmp_path / "run" / "checkpoints")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    config["optim"]["learning_rate"] = 1e30
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    finished = train("--resume", "run")
-    assert finished.status == 1
-    assert len(finished.complaints) == 1
+    diverge(monkeypatch)
+    for words in (["--resume", "run"], [*arguments, "--out", "new"]):
+        finished = train(*words)
+        (line,) = finished.err.splitlines()  # and no word of resuming: it would end in the same way
+        assert finished.status == 1
+        assert line.startswith("error: ")
+        assert "optim.learning_rate (now 0.003)" in line
+        assert not (tmp_path / words[-1] / "final").exists()
     assert contents(tmp_path / "run" / "checkpoints") == before

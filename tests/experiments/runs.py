@@ -1,0 +1,112 @@
+"""What the tests of scripts share: small runs, calls inside this process, and how folders are read and compared."""
+
+import importlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.run import cli
+from experiments.run.command_line import parse
+from experiments.run.config import Config
+from experiments.run.recorder import Recorder
+from tests.conftest import single_thread
+from tying.errors import InputError
+
+# Eight decisions over three layers: a run of a fifth of a second.
+SMALL = (
+    "--preset tiny --trainer.iterations 16 --env.decision-interval 2 --model.width 8 --model.num-layers 3 "
+    "--checkpoint-interval 2"
+).split()
+
+
+def config_of(*words: str | Path) -> Config:
+    """Return the configuration that a command line means."""
+    made = parse([str(word) for word in words]).config
+    assert made is not None
+    return made
+
+
+def mistakes(*words: str | Path) -> list[str]:
+    """Return the lines with which a command line is refused."""
+    with pytest.raises(InputError) as caught:
+        parse([str(word) for word in words])
+    assert not any("\n" in line for line in caught.value.lines)
+    return list(caught.value.lines)
+
+
+def mistake(*words: str | Path) -> str:
+    """Return the one line with which a command line is refused."""
+    (line,) = mistakes(*words)
+    return line
+
+
+def call_in(folder: Path, script: str, *words: str | Path) -> int:
+    """Call a script inside this process and in a folder, for runs that several tests share; return its status."""
+    with pytest.MonkeyPatch.context() as patch, single_thread():
+        patch.chdir(folder)
+        return cli.status(importlib.import_module(f"experiments.{script}").main, [str(word) for word in words])
+
+
+@contextmanager
+def interrupted_after(num_decisions: int) -> Iterator[None]:
+    """Interrupt the run that is trained in a block after so many decisions."""
+    on_decision = Recorder.on_decision
+
+    def stop(self: Recorder, record: Any, *others: Any) -> None:
+        on_decision(self, record, *others)
+        if record.decision + 1 == num_decisions:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "on_decision", stop)
+        yield
+
+
+def read(path: Path) -> Any:
+    """Return the value in a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def change(file: Path, part: Sequence[str], **values: Any) -> None:
+    """Change values of a JSON file, in the object that the keys `part` lead to; None takes a key out."""
+    whole = read(file)
+    inner = whole
+    for key in part:
+        inner = inner[key]
+    inner |= values
+    for key in [key for key, value in values.items() if value is None]:
+        del inner[key]
+    file.write_text(json.dumps(whole), encoding="utf-8")
+
+
+def decisions(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of decisions.jsonl without seconds, which differ from run to run."""
+    lines = [json.loads(line) for line in (run / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if not key.endswith("_s")} for line in lines]
+
+
+def agent_parameters(run: Path) -> dict[str, torch.Tensor]:
+    """Return what a stable-baselines3 agent learned; other agents learn nothing."""
+    path = run / "final" / "agent" / "model.zip"
+    if not path.exists():
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        found: dict[str, torch.Tensor] = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    return found
+
+
+def weights(run: Path) -> bytes:
+    """Return the file of a finished run's model."""
+    return (run / "final" / "model.safetensors").read_bytes()
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    """Return every path below a folder, and what is in the files."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

@@ -1,0 +1,67 @@
+"""The figures of `bench`: which there are, how they are judged, and those that no clock decides."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments import bench
+from experiments.run import cli
+from experiments.study import speed
+from experiments.study.speed import Figure
+from tests.conftest import ROOT
+
+
+def test_a_verdict_names_the_aim_and_whether_it_is_reached() -> None:
+    assert Figure("speed", 2.0, "{:.1f}").verdict == ""
+    assert Figure("speed", 2.0, "{:.1f}", ">= 1", True).verdict == ">= 1  reached"
+    assert Figure("speed", 0.5, "{:.1f}", ">= 1", False).verdict == ">= 1  MISSED"
+
+
+def test_candidates_take_turns() -> None:
+    turns: list[tuple[str, int]] = []
+    runs = {name: (lambda count, name=name: turns.append((name, count))) for name in ("a", "b")}
+    seconds = speed.interleaved(runs, repeats=2, iterations=5)
+    assert turns == [("a", 3), ("b", 3), ("a", 5), ("b", 5), ("a", 5), ("b", 5)]  # warm up first
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_a_tie_allocates_nothing_and_an_untie_its_copy() -> None:
+    figures = {figure.name: figure for figure in speed._rebinding(repeats=2)}
+    assert figures["bytes allocated by a tie"].value == 0
+    assert figures["bytes allocated by an untie / bytes of the copy"].value == 1
+    assert figures["bytes allocated by a tie"].reached and figures["a tie, ms"].value > 0
+
+
+def test_the_shipped_figures_are_of_the_sections_that_there_are() -> None:
+    shipped = json.loads((ROOT / "docs/data/bench-2-cores.json").read_text())["figures"]
+    titles = list(speed.sections(3, 2, 64))
+    assert list(dict.fromkeys(name.partition(":")[0] for name in shipped)) == titles
+
+
+def test_bench_shows_and_writes_every_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure() -> Iterator[Figure]:
+        yield Figure("speed", 1234.5, "{:,.0f}", ">= 2,000", False)
+        yield Figure("size", 7, "{:.0f}")
+
+    monkeypatch.setattr(speed, "sections", lambda *counts: {str(counts): measure})
+    words = ["--repeats", "4", "--iterations", "3", "--job-iterations", "70", "--out", str(tmp_path / "b.json")]
+    assert cli.status(bench.main, words) == 0
+    out = capsys.readouterr().out
+    assert "(4, 3, 70): speed" in out and "1,234" in out and ">= 2,000  MISSED" in out
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert written["figures"] == {"(4, 3, 70): speed": 1234.5, "(4, 3, 70): size": 7}
+    assert written.keys() == {"machine", "date", "figures"}
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [(["--repeats", "2"], "repeats = '2'"), (["--out", "/dev/null/b.json"], "--out"), (["--rep", "3"], "--rep")],
+)
+def test_bad_input_is_one_line(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.status(bench.main, words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and part in line
