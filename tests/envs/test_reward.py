@@ -13,8 +13,8 @@ import pytest
 from envs import FormulaTyingEnv, LayerTyingEnv
 from envs.reward import Reward, RewardConfig
 from tying import Pointers
+from tying.binding.sharing import trainable_params
 from tying.errors import InputError
-from tying.sharing import trainable_params
 from tying.training.record import StepRecord
 
 

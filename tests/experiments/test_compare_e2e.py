@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
 from experiments.command import parse
 from experiments.settings import from_dict
+
 from tests.conftest import ROOT, Finished, single_thread, words
 
 pytestmark = pytest.mark.e2e

@@ -7,13 +7,13 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from experiments.cli import gather
+from experiments.command import parse
+from experiments.settings import Settings
 from rich.console import Console
 
 from experiments import grid
-from experiments.cli import gather
-from experiments.command import parse
 from experiments.retrain import fixed_entries
-from experiments.settings import Settings
 from tying.errors import InputError
 from tying.files import write_json
 from tying.pointers import Pointers

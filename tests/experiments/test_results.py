@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from experiments.results import Run, bootstrap_interval, entry_table, on_front, run_table, student_interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tying.records import RunDirectory
 
-from experiments.results import Run, bootstrap_interval, entry_table, on_front, run_table, student_interval
 from tying.errors import InputError
 from tying.files import write_json
 from tying.pointers import Pointers
-from tying.records import RunDirectory
 
 losses = st.floats(-10, 10, allow_nan=False, width=32)
 

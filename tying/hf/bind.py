@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tying.binding import LayerBinding, bindings_of
-from tying.binding_hooks import BindingHook
+from tying.binding.hooks import BindingHook
 from tying.errors import InputError
 from tying.hf import saving
 from tying.hf.stacks import Stack, find_stack

@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
-from tying import distributed
 from tying.binding import LayerBinding
 from tying.errors import InputError
 from tying.hf.bind import tie
 from tying.pointers import Pointers
+from tying.training import distributed
 
 Pattern = str | Iterable[int]
 Decide = Callable[[int, Pointers, float | None], Pattern]

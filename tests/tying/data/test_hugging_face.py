@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_corpora import refusal, load, whole
+from test_corpora import load, refusal, whole
 
 from tying.data import cache, hugging_face
 from tying.data.corpora import DataConfig

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tying.data import tokenizers
+from tying.data import tokens as module
 from tying.data.corpora import SPLITS, DataConfig
 from tying.data.tokens import TokenData, prepare
-from tying.data import tokens as module
 from tying.errors import InputError
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import tying.hf
 from tying import InputError, Pointers
-from tying.averaging import Averaged
+from tying.training.averaging import Averaged
 
 PATTERNS = ("0 0 2 2", "0 1 2 3", "0 1 1 0", "0 0 0 0")
 PEFT_WARNING = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tying import InputError, LayerBinding, Pointers
-from tying.averaging import Averaged
+from tying.training.averaging import Averaged
 
 L = 5
 PATTERNS = list(Pointers.all(L))

@@ -11,8 +11,8 @@ from torch import nn
 
 from tying import LayerBinding, Pointers
 from tying.binding import unroll
+from tying.binding.sharing import norm_names, shared_names, trainable_params
 from tying.errors import InputError
-from tying.sharing import norm_names, shared_names, trainable_params
 
 # Parts of these run in float32 whatever the model's dtype (routers, rotary tables): relative error of a gradient.
 SINGLE_PRECISION = {"mixtral": 2e-5, "deepseek_v3": 2e-5}

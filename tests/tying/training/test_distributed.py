@@ -13,7 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from tying import InputError, LayerBinding, Pointers, distributed
+from tying import InputError, LayerBinding, Pointers
+from tying.training import distributed
 
 PATTERNS = ("0 1 2 3", "0 0 2 2", "0 1 2 3", "0 1 1 0", "0 0 0 0", "0 1 2 2")
 C, BATCH, STEPS, PROCESSES = 8, 6, 3, 2

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from tying.errors import InputError
 
 if TYPE_CHECKING:
-    from tying.binding import LayerBinding
+    from tying.binding.layer_binding import LayerBinding
 
 # The bindings in force. One that changes gradients is kept alive by its hooks, the others by whoever holds them.
 OPEN: "weakref.WeakSet[LayerBinding]" = weakref.WeakSet()

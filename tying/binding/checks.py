@@ -8,7 +8,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
-from tying.binding_hooks import DivideBy
+from tying.binding.hooks import DivideBy
 from tying.errors import InputError
 
 _WRAPPERS = {
@@ -67,7 +67,7 @@ def refuse_reducer(parameters: Iterable[nn.Parameter]) -> None:
         if not getattr(wrapper, "follows_rebinds", False) and any(id(p) in ids for p in wrapper._module_parameters):
             raise InputError(
                 "the blocks are wrapped in DistributedDataParallel, which would not average the gradients of copies: "
-                "rebind with tying.distributed.rebind, or delete the wrapper, rebind and wrap the model again"
+                "rebind with tying.training.distributed.rebind, or delete the wrapper, rebind and wrap the model again"
             )
 
 

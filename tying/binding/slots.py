@@ -12,7 +12,7 @@ from itertools import chain
 import torch
 from torch import nn
 
-from tying.binding_checks import refuse_kind
+from tying.binding.checks import refuse_kind
 from tying.errors import InputError
 from tying.pointers import Pointers
 

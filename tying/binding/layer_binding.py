@@ -19,13 +19,13 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from tying.binding_checks import refuse_hooks, refuse_reducer, refuse_uncopied, refuse_wrappers
-from tying.binding_hooks import OPEN, bindings_of, divide_gradients, register
+from tying.binding.checks import refuse_hooks, refuse_reducer, refuse_uncopied, refuse_wrappers
+from tying.binding.hooks import OPEN, bindings_of, divide_gradients, register
+from tying.binding.optimizer_state import Optimizers
+from tying.binding.sharing import common_names
+from tying.binding.slots import Scan, Slots, Weights, copied, read_tying, unroll
 from tying.errors import InputError
-from tying.optimizer_state import Optimizers
 from tying.pointers import Pointers
-from tying.sharing import common_names
-from tying.slots import Scan, Slots, Weights, copied, read_tying, unroll
 
 __all__ = ["GRADIENTS", "LayerBinding", "bindings_of", "unroll"]
 
@@ -60,7 +60,7 @@ class LayerBinding:
             shapes, dtypes and devices.
         optimizer: Any torch optimizer over the blocks' parameters, or a list of them that hold different ones; kept in
             step with every rebind. `attach` adds one that is made later.
-        share: Which parameters follow the pointers; see `tying.sharing.shared_names`.
+        share: Which parameters follow the pointers; see `tying.binding.sharing.shared_names`.
         gradient: "sum" (true sharing: the sum over all positions), "mean" (that sum divided by the size of the group)
             or "root_only" (only the root's own position gives weight gradients; the weight-gradient products of the
             others are skipped). The last two stay in force until `close`.

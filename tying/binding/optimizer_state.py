@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from tying.binding.slots import Rank, Slots, Weights
 from tying.errors import InputError
-from tying.slots import Rank, Slots, Weights
 
 # A shared parameter of a layer: (layer, index into the shared names).
 _Slot = tuple[int, int]

@@ -1,0 +1,5 @@
+"""The one primitive: blocks that obey a Pointers value, and the optimizers with them. Needs torch and nothing else."""
+
+from tying.binding.layer_binding import GRADIENTS, LayerBinding, bindings_of, unroll
+
+__all__ = ["GRADIENTS", "LayerBinding", "bindings_of", "unroll"]
