@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations, prune
 from tying import LayerBinding
 from tying.binding import bindings_of, unroll
 from tying.errors import InputError
-from tying.models import GPT
+from tying.models.gpt import GPT
 
 
 def snapshot(model: nn.Module, *optimizers: torch.optim.Optimizer) -> Any:
