@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -285,6 +286,13 @@ def test_agents_explore_to_the_end_unless_they_are_told_otherwise(text: str, sha
     (variant,) = agents.variants([text], noisy())
     assert variant.label == text
     assert variant.config.hyperparameters["explore"] == share
+
+
+def test_a_share_in_a_file_of_settings_holds_too(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"agent.explore": 0.25}')
+    (variant,) = agents.variants([f"surrogate --config {path}"], noisy())
+    assert variant.config.hyperparameters["explore"] == 0.25
 
 
 def test_a_search_explores_with_every_query() -> None:
