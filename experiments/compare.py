@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agents import registry
 from experiments.run import cli
 from experiments.study import comparison, grid
 from tying.config import config, setting
@@ -49,9 +48,8 @@ def main(words: Sequence[str]) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """Return the agents of a list with commas, "dqn,random"; commas inside a variant stay."""
-    parts = text.split(",")
-    return parts if all(part.partition(":")[0] in registry.prefixes() for part in parts) else [text]
+    """Return the agents of a list with commas, "dqn,random"; commas in a variant's own flags stay."""
+    return [text] if " --" in text else [part.strip() for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -59,11 +59,6 @@ class Finished:
     out: str
     err: str
 
-    @property
-    def complaints(self) -> list[str]:
-        """The lines of standard error."""
-        return self.err.splitlines()
-
 
 class Scripts:
     """Runs `python -m experiments.NAME` in processes of their own, as a person does."""

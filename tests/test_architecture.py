@@ -157,17 +157,8 @@ def test_relative_imports_are_understood(tmp_path: Path) -> None:
 
 
 def test_imports_that_wait_are_not_of_the_top_level(tmp_path: Path) -> None:
-    lines = [
-        "if TYPE_CHECKING:",
-        "    import a",
-        "def f():",
-        "    import b",
-        "try:",
-        "    import c",
-        "finally:",
-        "    import d",
-    ]
-    (tmp_path / "x.py").write_text("\n".join(lines))
+    source = "if TYPE_CHECKING:\n import a\ndef f():\n import b\ntry:\n import c\nfinally:\n import d\n"
+    (tmp_path / "x.py").write_text(source)
     assert list(imports(Path("x.py"), tmp_path, top_level=True)) == ["c", "d"]
     assert sorted(imports(Path("x.py"), tmp_path)) == ["a", "b", "c", "d"]
 
@@ -250,9 +241,8 @@ print(sorted(new - {"torch", "numpy"}))
 
 @pytest.mark.parametrize("module", ["experiments.run.command_line", "experiments.train", "agents", "envs", "tying"])
 def test_torch_is_not_imported_before_the_settings_are_right(module: str) -> None:
-    found = run_python(
-        f"import sys, {module}\nprint(sorted({{'torch', 'stable_baselines3', 'tokenizers'}} & set(sys.modules)))"
-    )
+    heavy = {"torch", "stable_baselines3", "tokenizers"}
+    found = run_python(f"import sys, {module}\nprint(sorted({heavy!r} & set(sys.modules)))")
     assert found == "[]\n"
 
 

@@ -6,10 +6,9 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -30,20 +29,10 @@ from tying.training.optim import make_optimizer
 _PATTERNS = ("sequence:3", "sandwich", "0 1 1 1 1 1", "all_tied")
 _SMALL = PRESETS["small"]
 _LAYERS = _SMALL.model.num_layers
-_BYTES = 16  # of a live parameter in float32: itself, its gradient, two moments
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One measurement.
-
-    Attributes:
-        name: Of the measurement.
-        value: The measured value.
-        form: How it is printed.
-        aim: The value that it should reach, as text; empty where it only informs.
-        reached: Whether it does; None without an aim.
-    """
+class Figure(NamedTuple):
+    """A measurement: its name, value, format, aim in words, and whether the aim is reached (None: there is none)."""
 
     name: str
     value: float
@@ -81,9 +70,9 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
 
 
-def _trainer(task: Any, pattern: str, changes: Mapping[str, Any] | None = None) -> Trainer:
-    """Return a trainer of the preset `small` under a pattern, with some settings changed."""
-    settings = override(_SMALL, {"trainer.device": "cpu", "trainer.iterations": 1_000_000, **(changes or {})})
+def _trainer(task: Any, pattern: str, **changes: Any) -> Trainer:
+    """Return a trainer of the preset `small` under a pattern, with sections of its settings changed."""
+    settings = override(_SMALL, {"trainer.device": "cpu", "trainer.iterations": 1_000_000}, changes)
     made = Trainer(task, settings.trainer, settings.optim, settings.binding, seed=0)
     made.rebind(strategies.make(pattern, _LAYERS))
     return made
@@ -93,17 +82,14 @@ def _bare_loop(task: Any) -> Callable[[int], object]:
     """Return the shortest loop that trains the same model on the same batches."""
     model = task.build_model(seed=0)
     optimizer = make_optimizer(model, _SMALL.optim)
-    done = 0
+    batches = (task.batch(0, index, _SMALL.trainer.batch_size) for index in range(10**9))
 
     def run(iterations: int) -> None:
-        nonlocal done
         for _ in range(iterations):
-            batch = task.batch(0, done, _SMALL.trainer.batch_size)
             optimizer.zero_grad(set_to_none=True)
-            model.loss(*batch).backward()
+            model.loss(*next(batches)).backward()
             nn.utils.clip_grad_norm_(model.parameters(), _SMALL.optim.clip_norm)
             optimizer.step()
-            done += 1
 
     return run
 
@@ -124,7 +110,7 @@ def interleaved(runs: Mapping[str, Callable[[int], object]], repeats: int, itera
 def _speed(task: Any, repeats: int, iterations: int) -> Iterator[Figure]:
     runs = {"bare loop": _bare_loop(task), "untied": _trainer(task, "independent").train}
     runs |= {pattern: _trainer(task, pattern).train for pattern in _PATTERNS}
-    runs["root_only"] = _trainer(task, "all_tied", {"binding.gradient": "root_only"}).train
+    runs["all_tied with gradient root_only"] = _trainer(task, "all_tied", binding={"gradient": "root_only"}).train
     seconds = interleaved(runs, repeats, iterations)
     tokens = iterations * _SMALL.trainer.batch_size * task.sequence_length
     yield Figure("untied, tokens/s", tokens / median(seconds["untied"]), "{:,.0f}")
@@ -134,18 +120,16 @@ def _speed(task: Any, repeats: int, iterations: int) -> Iterator[Figure]:
 
     bare = ratio("untied", "bare loop")
     yield Figure("untied / bare loop of the same model", bare, "x{:.3f}", ">= 0.97", bare >= 0.97)
-    for pattern in _PATTERNS:
+    *patterns, last = list(runs)[2:]
+    for pattern in patterns:
         yield Figure(f"{pattern} / untied", ratio(pattern, "untied"), "x{:.3f}")
-    root_only = ratio("root_only", "untied")
-    yield Figure("all_tied with gradient root_only / untied", root_only, "x{:.3f}", ">= 1.2", root_only >= 1.2)
+    yield Figure(f"{last} / untied", ratio(last, "untied"), "x{:.3f}", ">= 1.2", ratio(last, "untied") >= 1.2)
 
 
 class _Allocations(TorchDispatchMode):
     """Counts the bytes that operations allocate; views allocate nothing."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
+    bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -188,7 +172,7 @@ def _recompilation(task: Any, rebinds: int = 1000) -> Iterator[Figure]:
     patterns = list(Pointers.all(_LAYERS))
     generator = torch.Generator().manual_seed(0)
     torch._dynamo.reset()
-    made = _trainer(task, "all_tied", {"trainer.compile": True, "trainer.batch_size": 2})
+    made = _trainer(task, "all_tied", trainer={"compile": True, "batch_size": 2})
     made.train(2)
     torch._dynamo.utils.counters.clear()
     for number in range(rebinds):
@@ -200,11 +184,12 @@ def _recompilation(task: Any, rebinds: int = 1000) -> Iterator[Figure]:
 
 
 def _memory(task: Any) -> Iterator[Figure]:
+    """Compare with 16 bytes per live parameter in float32: itself, its gradient, two moments."""
     for pattern in ("independent", *_PATTERNS):
-        made = _trainer(task, pattern, {"trainer.batch_size": 1})
+        made = _trainer(task, pattern, trainer={"batch_size": 1})
         made.train(1)
-        share = training_bytes(made.model.parameters(), made.optimizer) / (_BYTES * made.trainable_params)
-        name = f"{pattern}: bytes of parameters, gradients, moments / {_BYTES} x live parameters"
+        share = training_bytes(made.model.parameters(), made.optimizer) / (16 * made.trainable_params)
+        name = f"{pattern}: bytes of parameters, gradients, moments / 16 x live parameters"
         yield Figure(name, share, "{:.3f}", "1", share == 1)
 
 

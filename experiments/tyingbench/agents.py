@@ -10,7 +10,7 @@ not say which pattern it would keep is taken to keep the tried pattern with the 
 
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,8 +31,6 @@ from tying.errors import InputError
 from tying.files import replacing, require_room, write_json, write_text
 from tying.pointers import Pointers
 from tying.tyingbench import DEFAULT, TyingBench
-
-_NEEDS_GRADIENTS = "decides by gradients, and a table has none"
 
 
 @config
@@ -66,29 +64,22 @@ class TrialBatch:
 def main(words: Sequence[str]) -> Any:
     """Run the trials, show and write the benchmark, and return its table."""
     flags, _ = cli.read_own(AgentsFlags, words, "experiments.tyingbench agents")
-    console = Console()
-    if flags.out is not None:
-        require_room(Path(flags.out) / "agents.csv", "--out")
+    folder = Path(flags.out) if flags.out is not None else None
+    if folder is not None:
+        require_room(folder / "agents.csv", "--out")
     bench = TyingBench.load(flags.table)
     bench.losses(budget=flags.budget)  # a budget that is not there is reported now
-    entrants = variants(flags.agents or default_texts(), bench)
-    left_out = [f"{variant.label!r} {_NEEDS_GRADIENTS}" for variant in entrants if needs_gradients(variant)]
-    if left_out and flags.agents:
-        raise InputError(left_out)
-    for line in left_out:
-        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
-    start = time.monotonic()
-    regrets = run_trials([variant.label for variant in entrants if not needs_gradients(variant)], flags, console)
+    console, start = Console(), time.monotonic()
+    regrets = run_trials([variant.label for variant in variants(flags.agents or default_texts(), bench)], flags, console)
     # Imported now: mistakes are answered before the libraries of tables and pictures are there.
     from experiments.tyingbench import regret
 
     table = regret.table(regrets)
     readable = regret.readable(table)
     console.print(readable.to_string(index=False), highlight=False, soft_wrap=True)
-    if flags.out is not None:
-        folder = Path(flags.out)
+    if folder is not None:
         command = shlex.join(["python", "-m", "experiments.tyingbench", "agents", *words])
-        facts = {"command": command, "trials": flags.trials, "left_out": left_out, "seconds": time.monotonic() - start}
+        facts = {"command": command, "trials": flags.trials, "seconds": time.monotonic() - start}
         write_text(folder / "agents.csv", table.to_csv(index=False, float_format="%.5f"))
         write_text(folder / "agents.md", readable.to_markdown(index=False, disable_numparse=True) + "\n")
         write_json(folder / "agents.json", facts)
@@ -98,8 +89,12 @@ def main(words: Sequence[str]) -> Any:
 
 
 def default_texts() -> list[str]:
-    """Return random search over whole patterns, the surrogate with the rule alone, and every registered agent."""
-    return ["random --env.action-mode joint", "surrogate --agent.features rule", *registry.AGENTS]
+    """Return random search over whole patterns, the surrogate with the rule alone, and all that need no gradients."""
+    texts = ["random --env.action-mode joint", "surrogate --agent.features rule"]
+    for name in registry.AGENTS:
+        cls, _ = registry.agent_class(name)
+        texts += [name] if not cls.recommended(cls.Config()).get("env.gradient_statistics") else []
+    return texts
 
 
 def variants(texts: Sequence[str], bench: TyingBench) -> list[Variant]:
@@ -109,21 +104,19 @@ def variants(texts: Sequence[str], bench: TyingBench) -> list[Variant]:
     run, in which trying patterns costs training; queries of a table cost the same whatever the pattern.
 
     Raises:
-        InputError: With one line for every mistake.
+        InputError: With one line for every mistake, and for every agent that decides by gradients.
     """
     common = ["--preset", "table", "--env.freeze-after", "1", "--model.num-layers", str(bench.num_layers)]
-    made = parse_variants(texts, common)
-    return [
-        Variant.parse(variant.label, [*common, "--agent.explore", "1"])
-        if "explore" in variant.config.hyperparameters and "agent.explore" not in variant.config.chosen
-        else variant
-        for variant in made
-    ]
-
-
-def needs_gradients(variant: Variant) -> bool:
-    """Return whether a variant decides by gradients, which no table has."""
-    return variant.config.env.gradient_statistics
+    made = []
+    for variant in parse_variants(texts, common):
+        settings = variant.config
+        if "explore" in settings.hyperparameters and "agent.explore" not in settings.chosen:
+            variant = Variant.parse(variant.label, [*common, "--agent.explore", "1"])
+        made.append(variant)
+    lacking = [variant.label for variant in made if variant.config.env.gradient_statistics]
+    if lacking:
+        raise InputError([f"{label!r} decides by gradients, and a table has none" for label in lacking])
+    return made
 
 
 def make_env(
@@ -190,17 +183,10 @@ def trial(
 
     inner.on_decision = see
     make_agent(variant, env, seed).learn(env, queries, callback=keep)
-    return np.array([known[pattern] for pattern in _after_each_query(kept, queries)])
+    # A fork takes two queries; the pattern kept before holds in between.
+    return np.array([known[kept[max(done for done in kept if done <= query)]] for query in range(1, queries + 1)])
 
 
 def incumbent(tried: dict[Pointers, list[float]]) -> Pointers:
     """Return the pattern with the lowest mean of what its queries answered; the first of equals."""
     return min(tried, key=lambda pattern: float(np.mean(tried[pattern])))
-
-
-def _after_each_query(kept: dict[int, Pointers], queries: int) -> Iterator[Pointers]:
-    """Yield the pattern kept after each query; a fork takes two, and the pattern kept before holds in between."""
-    current = kept[0]
-    for query in range(1, queries + 1):
-        current = kept.get(query, current)
-        yield current

@@ -31,7 +31,7 @@ from experiments.study import workers
 from experiments.study.grid import Variant
 from experiments.study.workers import WorkerConfig
 from tying import tasks
-from tying.config import build, config, flat, setting, to_dict
+from tying.config import config, flat, setting, to_dict
 from tying.data import corpora
 from tying.errors import DivergenceError, InputError
 from tying.files import read_json, require_room, write_json, write_text
@@ -91,7 +91,7 @@ def training_config(num_layers: int, words: Sequence[str]) -> TrainingConfig:
         raise InputError(f"trainer.iterations = {made.trainer.iterations}: a quarter of them must be a whole number")
     if made.task.name != "causal_lm":
         raise InputError(f"task.name = {made.task.name!r}: a table is of causal_lm, its losses are per token")
-    return build(TrainingConfig, {name: getattr(made, name) for name in TrainingConfig.__pydantic_fields__})  # type: ignore[attr-defined]
+    return TrainingConfig(**{name: getattr(made, name) for name in vars(TrainingConfig())})
 
 
 def text_facts(settings: TrainingConfig) -> dict[str, Any]:
@@ -120,9 +120,8 @@ def _write_plan(path: Path, plan: dict[str, Any]) -> None:
         known = flat(values) if isinstance(values, dict) else {}
         for name, value in flat(plan).items():
             if known.get(name) != value:
-                raise InputError(
-                    f"{path}: a table with {name} = {known.get(name)!r}, now {value!r}: name a new folder with --out"
-                )
+                difference = f"{name} = {known.get(name)!r}, now {value!r}"
+                raise InputError(f"{path}: a table with {difference}: name a new folder with --out")
     write_json(path, plan)
 
 
@@ -132,25 +131,23 @@ def _train_all(path: Path, settings: TrainingConfig, flags: BuildFlags, console:
     Raises:
         Failed: If jobs failed; the rows of the others are kept.
     """
-    rows = _rows_of_whole_jobs(path)
+    rows, failures = _rows_of_whole_jobs(path), []
     done = {(row.pointers, row.seed) for row in rows}
     wanted = [(pattern, seed) for seed in range(flags.seeds) for pattern in Pointers.all(flags.layers)]
     jobs = [(settings, *job) for job in wanted if job not in done]
     there = f"{len(wanted)} jobs in {path.parent}, {len(wanted) - len(jobs)} of them done"
     console.print(f"{there}; after an interruption, the same command resumes them", highlight=False, soft_wrap=True)
-    failures = []
     with path.open("a", encoding="utf-8") as file, workers.Countdown(console, len(jobs), "jobs") as countdown:
         for number, (title, new, failure) in enumerate(workers.run_all(_run, jobs, flags), start=1):
             progress = countdown.advance()
-            # In one write, down to the disk: a job is there whole or can be told to be not.
-            file.write(to_csv(new))
+            if failure or number % max(1, len(jobs) // _LINES_SHOWN) == 0:
+                result = f"FAILED: {failure}" if failure else f"test loss {new[-1].test_loss:.4f}"
+                console.print(f"{progress}  {title}: {result}", highlight=False, soft_wrap=True)
+            file.write(to_csv(new))  # in one write, down to the disk
             file.flush()
             os.fsync(file.fileno())
             rows += new
             failures += [f"{title}: {failure}"] if failure else []
-            if failure or number % max(1, len(jobs) // _LINES_SHOWN) == 0:
-                result = f"FAILED: {failure}" if failure else f"test loss {new[-1].test_loss:.4f}, {new[-1].seconds:.1f} s"
-                console.print(f"{progress}  {title}: {result}", highlight=False, soft_wrap=True)
     if failures:
         failures.append(f"no table: {len(failures)} of {len(wanted)} jobs failed; the same command tries them again")
         raise cli.Failed(failures)

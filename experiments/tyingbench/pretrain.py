@@ -14,7 +14,7 @@ import agents
 from agents.base import masks_of
 from experiments.run import cli
 from experiments.study import workers
-from experiments.tyingbench.agents import make_agent, make_env, needs_gradients, variants
+from experiments.tyingbench.agents import make_agent, make_env, variants
 from tying.config import config, setting
 from tying.errors import InputError
 from tying.files import require_room
@@ -44,8 +44,6 @@ def main(words: Sequence[str]) -> agents.Agent:
     require_room(Path(flags.out), "--out")
     bench = TyingBench.load(flags.table)
     (variant,) = variants([flags.agent], bench)
-    if needs_gradients(variant):
-        raise InputError(f"{variant.label!r} decides by gradients, and a table has none")
     env = make_env(variant, bench, flags.episode, flags.param_weight)
     agent = make_agent(variant, env, flags.seed)
     console = Console()

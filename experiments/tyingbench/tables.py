@@ -26,20 +26,11 @@ def letters(pattern: Pointers) -> str:
     return "".join(letter(pattern.roots.index(root)) for root in pattern)
 
 
-def means(bench: TyingBench, budget: float = 1.0) -> np.ndarray:
-    """Return the mean test loss of every pattern, (P,)."""
-    values: np.ndarray = bench.losses("test", budget).mean(axis=1)
-    return values
-
-
-def num_unique(bench: TyingBench) -> np.ndarray:
-    """Return the number of unique layers of every pattern, (P,)."""
-    return np.array([pattern.num_unique for pattern in bench.patterns])
-
-
-def is_private(bench: TyingBench) -> np.ndarray:
-    """Return whether layer 0 shares with no other, (P,) of bool."""
-    return np.array([len(pattern.groups[0]) == 1 for pattern in bench.patterns])
+def frame(bench: TyingBench) -> pd.DataFrame:
+    """Return a row per pattern, in the table's order: letters, unique, private (layer 0 is not shared), share, loss."""
+    rows = [(letters(p), p.num_unique, len(p.groups[0]) == 1) for p in bench.patterns]
+    made = pd.DataFrame(rows, columns=["letters", "unique", "private"])
+    return made.assign(share=bench.param_shares, loss=bench.losses().mean(axis=1))
 
 
 def ties(bench: TyingBench) -> np.ndarray:
@@ -48,10 +39,11 @@ def ties(bench: TyingBench) -> np.ndarray:
     return np.array([[float(p[i] == p[j]) for i, j in pairs] for p in bench.patterns])
 
 
-def named_patterns(num_layers: int) -> dict[Pointers, str]:
-    """Return every pattern that a registered strategy makes, with its name."""
-    sizes = range(1, num_layers + 1)
-    return {pattern: text for size in sizes for text, pattern in strategies.of_size(num_layers, size).items()}
+def named_patterns(bench: TyingBench) -> dict[int, str]:
+    """Return the place of every pattern that a registered strategy makes, and its name."""
+    sizes = range(1, bench.num_layers + 1)
+    named = (strategies.of_size(bench.num_layers, size).items() for size in sizes)
+    return {bench.index(pattern): text for found in named for text, pattern in found}
 
 
 def cross_fitted(losses: np.ndarray, sign: int = 1) -> np.ndarray:
@@ -73,33 +65,31 @@ def rank_interval(losses: np.ndarray, index: int) -> str:
     comparisons.
     """
     mean = losses.mean(axis=1)
-    rank = 1 + int((mean < mean[index]).sum())
     low, high = np.array([student_interval(row) for row in losses - losses[index]]).T
-    if np.isnan(low).any():
-        return str(rank)
-    return f"{rank} [{1 + int((high < 0).sum())}, {len(mean) - int((low > 0).sum())}]"
+    bounds = "" if np.isnan(low).any() else f" [{1 + (high < 0).sum()}, {len(mean) - (low > 0).sum()}]"
+    return f"{1 + (mean < mean[index]).sum()}{bounds}"
 
 
 def sizes(bench: TyingBench) -> pd.DataFrame:
-    """Return the best and the worst pattern of every number of unique layers."""
-    losses, mean, unique = bench.losses(), means(bench), num_unique(bench)
-    untied = losses[bench.index("independent")]
+    """Return the best and the worst pattern of every number of unique layers; on the front: no smaller one is as good."""
+    patterns, losses, untied = frame(bench), bench.losses(), bench.losses()[bench.index("independent")]
+    patterns["front"] = on_front(patterns["share"], patterns["loss"])
     rows = []
-    for number in range(1, bench.num_layers + 1):
-        own = np.flatnonzero(unique == number)
-        best, worst = own[mean[own].argmin()], own[mean[own].argmax()]
-        fitted = cross_fitted(losses[own])
+    for number, own in patterns.groupby("unique"):
+        best, worst = own.loc[own["loss"].idxmin()], own.loc[own["loss"].idxmax()]
+        fitted = cross_fitted(losses[own.index])
         rows.append(
             {
                 "unique layers": number,
                 "patterns": len(own),
-                "block parameters": f"{bench.param_shares[best]:.0%}",
-                "best": f"`{letters(bench.patterns[best])}`",
+                "block parameters": f"{best['share']:.0%}",
+                "best": f"`{best['letters']}`",
+                "on the front": "yes" if best["front"] else "no",
                 f"loss of the best, {_OTHERS}": f"{fitted.mean():.4f}",
-                "its difference to untied": with_interval(fitted - untied) if number < bench.num_layers else "-",
-                "mean": f"{mean[own].mean():.4f}",
-                "worst": f"`{letters(bench.patterns[worst])}`",
-                f"loss of the worst, {_OTHERS}": f"{cross_fitted(losses[own], -1).mean():.4f}",
+                "its difference to untied": with_interval(fitted - untied),
+                "mean": f"{own['loss'].mean():.4f}",
+                "worst": f"`{worst['letters']}`",
+                f"loss of the worst, {_OTHERS}": f"{cross_fitted(losses[own.index], -1).mean():.4f}",
             }
         )
     return pd.DataFrame(rows)
@@ -107,40 +97,19 @@ def sizes(bench: TyingBench) -> pd.DataFrame:
 
 def published(bench: TyingBench) -> pd.DataFrame:
     """Return where every strategy of the literature ranks, among all patterns and among those of its size."""
-    losses, mean, unique = bench.losses(), means(bench), num_unique(bench)
-    untied = bench.index("independent")
-    named = {bench.index(pattern): text for pattern, text in named_patterns(bench.num_layers).items()}
+    patterns, losses, named = frame(bench), bench.losses(), named_patterns(bench)
+    patterns["rank"] = patterns.groupby("unique")["loss"].rank(method="min").astype(int)
     rows = []
-    for index in sorted(named, key=lambda index: mean[index]):
-        same = np.flatnonzero(unique == unique[index])
+    for index, row in patterns.loc[list(named)].sort_values("loss").iterrows():
         rows.append(
             {
                 "strategy": f"`{named[index]}`",
-                "pattern": f"`{letters(bench.patterns[index])}`",
-                "unique layers": int(unique[index]),
-                "loss": f"{mean[index]:.4f}",
-                "difference to untied": with_interval(losses[index] - losses[untied]) if index != untied else "-",
-                f"rank of {len(mean)} [95 %]": rank_interval(losses, index),
-                "rank in its size": f"{1 + int((mean[same] < mean[index]).sum())} of {len(same)}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def front(bench: TyingBench) -> pd.DataFrame:
-    """Return the patterns that no other is below in both size and loss, smallest first."""
-    losses, mean, shares = bench.losses(), means(bench), bench.param_shares
-    untied = losses[bench.index("independent")]
-    found = np.flatnonzero(on_front(shares, mean))
-    rows = []
-    for index in found[shares[found].argsort()]:
-        fitted = cross_fitted(losses[shares <= shares[index]])
-        rows.append(
-            {
-                "pattern": f"`{letters(bench.patterns[index])}`",
-                "block parameters": f"{shares[index]:.0%}",
-                f"loss of the best of at most that size, {_OTHERS}": f"{fitted.mean():.4f}",
-                "its difference to untied": with_interval(fitted - untied),
+                "pattern": f"`{row['letters']}`",
+                "unique layers": row["unique"],
+                "loss": f"{row['loss']:.4f}",
+                "difference to untied": with_interval(losses[index] - losses[bench.index("independent")]),
+                f"rank of {len(losses)} [95 %]": rank_interval(losses, index),
+                "rank in its size": f"{row['rank']} of {(patterns['unique'] == row['unique']).sum()}",
             }
         )
     return pd.DataFrame(rows)
@@ -158,7 +127,6 @@ def trust(bench: TyingBench) -> pd.DataFrame:
         losses = bench.losses("test", budget)
         signal, noise = components(losses)
         of_mean = noise / len(bench.seeds) ** 0.5
-        reward = kendall(bench.losses("reward", budget).mean(axis=1), losses.mean(axis=1))
         rows.append(
             {
                 "budget": f"{budget:g}",
@@ -167,7 +135,7 @@ def trust(bench: TyingBench) -> pd.DataFrame:
                 "noise of a seed": f"{noise:.4f}",
                 "noise of the mean": f"{of_mean:.4f}",
                 "reliability of the mean": f"{signal**2 / (signal**2 + of_mean**2):.3f}" if signal or noise else "-",
-                "reward with test": f"{reward:.3f}",
+                "reward with test": f"{kendall(bench.losses('reward', budget).mean(axis=1), losses.mean(axis=1)):.3f}",
             }
         )
     return pd.DataFrame(rows)
@@ -189,10 +157,11 @@ def rules(bench: TyingBench) -> pd.DataFrame:
     coefficients; "of the signal" is the explained share of the variance that is not noise of the seeds. "What remains" is a
     standard deviation, and "of it signal" the part that the noise of the seeds does not explain.
     """
-    mean = means(bench)
+    mean = bench.losses().mean(axis=1)
     signal, noise = components(bench.losses())
     rows = []
-    for name, design in _designs(bench).items():
+    for name, columns in _designs(bench).items():
+        design = np.column_stack(columns).astype(float)
         left = mean - design @ np.linalg.lstsq(design, mean, rcond=None)[0]
         rank = int(np.linalg.matrix_rank(design))
         if rank == len(left):  # of so few layers it has as many coefficients as there are patterns
@@ -212,17 +181,18 @@ def rules(bench: TyingBench) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _designs(bench: TyingBench) -> dict[str, np.ndarray]:
-    """Return the design matrix of every rule, (P, coefficients)."""
-    one, unique, private = np.ones(len(bench.patterns)), num_unique(bench), is_private(bench).astype(float)
-    levels = np.stack([unique == number for number in range(1, bench.num_layers + 1)], axis=1).astype(float)
+def _designs(bench: TyingBench) -> dict[str, list[np.ndarray]]:
+    """Return the columns of every rule's design matrix."""
+    patterns = frame(bench)
+    one, unique, private = np.ones(len(patterns)), patterns["unique"], patterns["private"]
+    levels = [pd.get_dummies(unique), private, private * unique]
     return {
-        "how many unique": np.column_stack([one, unique]),
-        "is layer 0 private": np.column_stack([one, private]),
-        "both": np.column_stack([one, unique, private]),
-        "both, every number of unique layers for itself": np.column_stack([levels, private, private * unique]),
-        "which pairs are tied": np.column_stack([one, ties(bench)]),
-        "pairs, unique and private": np.column_stack([levels, private, private * unique, ties(bench)]),
+        "how many unique": [one, unique],
+        "is layer 0 private": [one, private],
+        "both": [one, unique, private],
+        "both, every number of unique layers for itself": levels,
+        "which pairs are tied": [one, ties(bench)],
+        "pairs, unique and private": [*levels, ties(bench)],
     }
 
 
@@ -231,18 +201,20 @@ def budgets(bench: TyingBench) -> pd.DataFrame:
 
     Kendall's tau over the patterns, mean over the seeds. At the full budget it is the best that can be expected.
     """
-    full, seeds = bench.losses(), range(len(bench.seeds))
-    truths = [np.delete(full, seed, axis=1).mean(axis=1) for seed in seeds]
+    full = bench.losses()
+    truths = [np.delete(full, seed, axis=1).mean(axis=1) for seed in range(len(bench.seeds))]
     rows = []
     for budget in bench.budgets:
-        early = bench.losses("test", budget).T
-        taus = np.array([kendall(early[seed], truths[seed]) for seed in seeds])
-        ranks = [1 + int((truth < truth[early[seed].argmin()]).sum()) for seed, truth in enumerate(truths)]
+        early = bench.losses("test", budget)
+        pairs = list(zip(early.T, truths, strict=True))
+        ranks = [1 + (truth < truth[own.argmin()]).sum() for own, truth in pairs]
         rows.append(
             {
                 "budget": f"{budget:g}",
-                "tau of one seed with the others at the full budget": with_interval(taus, digits=2),
-                "tau of the mean of all seeds with the full one": f"{kendall(means(bench, budget), means(bench)):+.2f}",
+                "tau of one seed with the others at the full budget": with_interval(
+                    np.array([kendall(*pair) for pair in pairs]), digits=2
+                ),
+                "tau of the mean of all seeds with the full one": f"{kendall(early.mean(axis=1), full.mean(axis=1)):+.2f}",
                 f"mean rank there of its best, of {len(full)}": f"{np.mean(ranks):.0f}",
             }
         )
@@ -250,10 +222,5 @@ def budgets(bench: TyingBench) -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[TyingBench], pd.DataFrame]] = {
-    "sizes": sizes,
-    "published": published,
-    "front": front,
-    "trust": trust,
-    "rules": rules,
-    "budgets": budgets,
+    table.__name__: table for table in (sizes, published, trust, rules, budgets)
 }

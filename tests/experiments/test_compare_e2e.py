@@ -1,4 +1,4 @@
-"""`compare` as a person runs it: what it leaves behind, what it takes as it is, and what it does about failures."""
+"""`compare` as a person runs it: its files, its table, runs that are there already, and failures."""
 
 import base64
 import json
@@ -12,32 +12,35 @@ import sys
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from experiments.command import parse
-from experiments.settings import from_dict
+from rich.console import Console
 
-from tests.conftest import ROOT, Finished, single_thread, words
+from experiments.run.command_line import parse
+from experiments.run.config import load_config
+from experiments.run.directory import RunDirectory
+from experiments.study import plots
+from experiments.study.report import print_table
+from experiments.study.results import Run, run_table, variant_table
+from tests.conftest import ROOT, Finished, words
+from tests.experiments.runs import SMALL, call_in, change, contents, read, weights
 
 pytestmark = pytest.mark.e2e
 
-Run = Callable[..., Finished]
+Call = Callable[..., Finished]
 
-TINY = (
-    "--preset tiny --trainer.iterations 16 --env.decision-interval 2 --model.width 8 --model.num-layers 3 "
-    "--checkpoint-interval 2"
-).split()
 FROZEN = "random --env.freeze-after 0"  # decides, and never changes anything
 COARSE = "0 1 1 --env.decision-interval 3"
 AGENTS = ("independent", "dqn", FROZEN, COARSE)
 SEEDS = ("--seeds", "2", "--first-seed", "4")
+ONE = ("--jobs", "1")  # one run after another, inside this process
 # Figures of a run that are no clock's.
 EXACT = [
-    "entry",
+    "variant",
     "seed",
     "pattern",
     "test_loss",
@@ -49,36 +52,9 @@ EXACT = [
 ]
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def files(folder: Path) -> dict[str, int]:
     """Return when each file below a folder was written."""
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-
-
-def one_process(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Let a script carry out its runs inside this process, one after another."""
-    return lambda arguments: main([*arguments, "--jobs", "1"])
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None) -> Run:
-    """Call a script inside this process, in the test's own folder."""
-    from experiments import cli, compare, train
-
-    mains = {"compare": one_process(compare.main), "train": train.main}
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
-    def run(name: str, *arguments: str | Path) -> Finished:
-        capsys.readouterr()
-        status = cli.status(mains[name], [str(argument) for argument in arguments])
-        return Finished(status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +68,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def comparison(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison; tests that change it take a copy."""
-    from experiments import cli
-    from experiments.compare import main
-
     folder = tmp_path_factory.mktemp("comparison")
-    with pytest.MonkeyPatch.context() as patch, single_thread():
-        patch.chdir(folder)
-        arguments = ["--agents", *AGENTS, *SEEDS, *TINY, "--data.path", str(corpus), "--out", "c"]
-        assert cli.status(one_process(main), arguments) == 0
+    arguments = ["--agents", *AGENTS, *SEEDS, *SMALL, "--data.path", corpus, "--out", "c", *ONE]
+    assert call_in(folder, "compare", *arguments) == 0
     return folder / "c"
 
 
@@ -125,8 +96,8 @@ def test_every_artefact_is_there(comparison: Path) -> None:
         "table.csv",
         "table.md",
     }
-    entries = ("independent", "dqn", "random-env.freeze-after-0", "0-1-1-env.decision-interval-3")
-    names = {f"{entry}__s{seed}" for entry in entries for seed in (4, 5)}
+    variants = ("independent", "dqn", "random-env.freeze-after-0", "0-1-1-env.decision-interval-3")
+    names = {f"{variant}__s{seed}" for variant in variants for seed in (4, 5)}
     assert {path.name for path in (comparison / "runs").iterdir()} == names
     assert {path.name for path in (comparison / "logs").iterdir()} == {f"{name}.log" for name in names}
     for name in ("curves.png", "maps.png", "pareto.png"):
@@ -134,7 +105,7 @@ def test_every_artefact_is_there(comparison: Path) -> None:
     for path in (comparison / "logs").iterdir():
         assert "evaluating on the whole test split" in path.read_text()
     written = read(comparison / "comparison.json")
-    assert (written["seeds"], list(written["entries"])) == ([4, 5], list(AGENTS))
+    assert (written["seeds"], list(written["variants"])) == ([4, 5], list(AGENTS))
 
 
 class References(HTMLParser):
@@ -165,16 +136,17 @@ def test_the_report_refers_to_nothing_outside_itself(comparison: Path) -> None:
 
 
 def test_the_table_to_read_has_the_figures_of_the_table(comparison: Path) -> None:
-    table = pd.read_csv(comparison / "table.csv").set_index("entry")
+    table = pd.read_csv(comparison / "table.csv").set_index("variant")
     head, _, *lines = (comparison / "table.md").read_text().splitlines()
     names, *cells = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (head, *lines))
     rows = {row[0]: dict(zip(names, row, strict=True)) for row in cells}
     assert list(rows) == list(AGENTS)
-    for entry, row in rows.items():
-        assert row["test loss"] == f"{table.loc[entry, 'test_loss']:.4f}"
-        assert row["block parameters"] == f"{table.loc[entry, 'block_params_share']:.0%}"
+    for variant, row in rows.items():
+        assert row["test loss"] == f"{table.loc[variant, 'test_loss']:.4f}"
+        assert row["block parameters"] == f"{table.loc[variant, 'block_params_share']:.0%}"
     row, figures = rows[COARSE], table.loc[COARSE]
-    assert row["difference"] == f"{figures['difference']:+.4f} [{figures['low']:+.4f}, {figures['high']:+.4f}]"
+    assert row["difference"] == f"{figures['difference']:+.4f}"  # two pairs have no interval
+    assert table["low"].isna().all() and table["equal_time_low"].isna().all()
     assert row["better in"] == f"{int(figures['better_in'])}/2"
     assert rows["independent"]["difference"] == "-"
 
@@ -187,7 +159,7 @@ def test_runs_csv_is_what_the_summaries_say(comparison: Path) -> None:
         summaries[summary["agent"], summary["seed"]] = summary
     assert len(table) == len(summaries) == 8
     for row in table.to_dict("records"):
-        summary = summaries[row["entry"].partition(" --")[0], row["seed"]]
+        summary = summaries[row["variant"].partition(" --")[0], row["seed"]]
         assert row["pattern"] == " ".join(map(str, summary["pointers"]))
         for name in ("test_loss", "reward_loss", "num_unique_layers", "trainable_params", "tokens", "decisions"):
             assert row[name] == summary[name], name
@@ -197,10 +169,10 @@ def test_runs_csv_is_what_the_summaries_say(comparison: Path) -> None:
 # Paired runs.
 
 
-def test_a_run_of_a_comparison_is_the_run_of_train(comparison: Path, corpus: Path, call: Run, tmp_path: Path) -> None:
-    assert call("train", *TINY, "--data.path", corpus, "--agent", "dqn", "--seed", "5", "--out", "single").status == 0
+def test_a_run_of_a_comparison_is_the_run_of_train(comparison: Path, corpus: Path, call: Call, tmp_path: Path) -> None:
+    assert call("train", *SMALL, "--data.path", corpus, "--agent", "dqn", "--seed", "5", "--out", "single").status == 0
     single, grid = tmp_path / "single", comparison / "runs" / "dqn__s5"
-    assert (single / "final" / "model.safetensors").read_bytes() == (grid / "final" / "model.safetensors").read_bytes()
+    assert weights(single) == weights(grid)
     ours, theirs = (read(folder / "final" / "summary.json") for folder in (single, grid))
     for name in ("test_loss", "pointers", "reward_loss", "seed", "agent"):
         assert ours[name] == theirs[name], name
@@ -212,16 +184,14 @@ def test_the_recorded_command_makes_the_same_run(comparison: Path, name: str) ->
     folder = comparison / "runs" / name
     _, module, script, *flags = shlex.split((folder / "command.txt").read_text())
     assert (module, script) == ("-m", "experiments.train")
-    config = read(folder / "config.json")
-    config.pop("format")
-    assert parse(flags).settings == from_dict(config)
+    assert parse(flags).config == load_config(folder / "config.json")
 
 
 def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
-    runs = pd.read_csv(comparison / "runs.csv").set_index(["entry", "seed"])["test_loss"]
+    runs = pd.read_csv(comparison / "runs.csv").set_index(["variant", "seed"])["test_loss"]
     assert runs["independent", 4] == runs[FROZEN, 4] != runs["independent", 5] == runs[FROZEN, 5]
-    row = pd.read_csv(comparison / "table.csv").set_index("entry").loc[FROZEN]
-    assert (row[["difference", "low", "high", "t_low", "t_high", "better_in"]] == 0).all()
+    row = pd.read_csv(comparison / "table.csv").set_index("variant").loc[FROZEN]
+    assert (row[["difference", "better_in", "changes"]] == 0).all()
     assert row["pairs"] == 2
 
 
@@ -229,26 +199,26 @@ def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
 
 
 def test_finished_runs_are_taken_as_they_are_and_agents_can_be_added(
-    copied: Path, comparison: Path, corpus: Path, call: Run
+    copied: Path, comparison: Path, corpus: Path, call: Call
 ) -> None:
     before = files(copied / "runs")
-    finished = call("compare", "--agents", *AGENTS, "cycle:2", *SEEDS, *TINY, "--data.path", corpus, "--out", "c")
+    finished = call("compare", *ONE, "--agents", *AGENTS, "cycle:2", *SEEDS, *SMALL, "--data.path", corpus, "--out", "c")
     assert (finished.status, finished.err) == (0, "")
-    assert "8 of 10 runs are there already" in finished.out
+    assert "8 of 10 runs are finished already" in finished.out
     after = files(copied / "runs")
     assert {name: moment for name, moment in after.items() if not name.startswith("cycle-2__")} == before
     new, old = (pd.read_csv(folder / "runs.csv") for folder in (copied, comparison))
-    assert list(new["entry"].unique()) == [*AGENTS, "cycle:2"]
-    pd.testing.assert_frame_equal(new[new["entry"] != "cycle:2"][EXACT].reset_index(drop=True), old[EXACT])
+    assert list(new["variant"].unique()) == [*AGENTS, "cycle:2"]
+    pd.testing.assert_frame_equal(new[new["variant"] != "cycle:2"][EXACT].reset_index(drop=True), old[EXACT])
 
 
-def test_another_setting_in_the_folder_is_refused(copied: Path, corpus: Path, call: Run) -> None:
+def test_another_setting_in_the_folder_is_refused(copied: Path, corpus: Path, call: Call) -> None:
     before = files(copied)
     other = ["--data.path", corpus, "--model.dropout", "0.1", "--out", "c"]
-    finished = call("compare", "--agents", "independent", *SEEDS, *TINY, *other)
+    finished = call("compare", *ONE, "--agents", "independent", *SEEDS, *SMALL, *other)
     assert finished.status == 2
-    assert "independent__s4: made with other settings (model.dropout = 0.0, now 0.1)" in finished.complaints[0]
-    assert "name a new folder with --out" in finished.complaints[-1]
+    assert "independent__s4: made with other settings (model.dropout = 0.0, now 0.1)" in finished.err.splitlines()[0]
+    assert "name a new folder with --out" in finished.err.splitlines()[-1]
     assert files(copied) == before
 
 
@@ -269,24 +239,24 @@ class Mine(Agent):
 
 
 def test_a_failing_agent_is_told_and_the_others_are_reported(
-    corpus: Path, call: Run, tmp_path: Path, write_module: Callable[[str, str], str]
+    corpus: Path, call: Call, tmp_path: Path, write_module: Callable[[str, str], str]
 ) -> None:
     write_module("flaky", FLAKY.format(at_the_sixth='raise RuntimeError("out of <ideas>")'))
-    command = ["--agents", "flaky:Mine", "independent", "--seeds", "1", *TINY, "--data.path", corpus, "--out", "c"]
-    finished = call("compare", *command)
+    command = ["--agents", "flaky:Mine", "independent", "--seeds", "1", *SMALL, "--data.path", corpus, "--out", "c"]
+    finished = call("compare", *ONE, *command)
     assert finished.status == 1
     log = Path("c/logs/flaky-Mine__s0.log")
-    assert finished.complaints == [f"error: flaky:Mine, seed 0: RuntimeError: out of <ideas> (see {log})"]
+    assert finished.err.splitlines() == [f"error: flaky:Mine, seed 0: RuntimeError: out of <ideas> (see {log})"]
     assert "Traceback (most recent call last)" in (tmp_path / log).read_text()
     assert "RuntimeError: out of <ideas>" in (tmp_path / log).read_text()
     assert "out of &lt;ideas&gt;" in (tmp_path / "c" / "report.html").read_text()
-    assert list(pd.read_csv(tmp_path / "c" / "table.csv")["entry"]) == ["independent"]
+    assert list(pd.read_csv(tmp_path / "c" / "table.csv")["variant"]) == ["independent"]
 
     write_module("flaky", FLAKY.format(at_the_sixth="pass"))
     before = files(tmp_path / "c" / "runs" / "independent__s0")
-    finished = call("compare", *command)
+    finished = call("compare", *ONE, *command)
     assert (finished.status, finished.err) == (0, "")
-    assert list(pd.read_csv(tmp_path / "c" / "table.csv")["entry"]) == ["flaky:Mine", "independent"]
+    assert list(pd.read_csv(tmp_path / "c" / "table.csv")["variant"]) == ["flaky:Mine", "independent"]
     assert files(tmp_path / "c" / "runs" / "independent__s0") == before
     assert "FAILED" not in finished.out
     lines = (tmp_path / "c" / "runs" / "flaky-Mine__s0" / "decisions.jsonl").read_text().splitlines()
@@ -294,22 +264,22 @@ def test_a_failing_agent_is_told_and_the_others_are_reported(
 
 
 def test_without_a_run_of_the_baseline_there_is_no_report(
-    corpus: Path, call: Run, tmp_path: Path, write_module: Callable[[str, str], str]
+    corpus: Path, call: Call, tmp_path: Path, write_module: Callable[[str, str], str]
 ) -> None:
     write_module("flaky", FLAKY.format(at_the_sixth="raise ValueError"))
-    finished = call("compare", "--agents", "flaky:Mine", "--seeds", "1", *TINY, "--data.path", corpus, "--out", "c")
+    finished = call("compare", *ONE, "--agents", "flaky:Mine", "--seeds", "1", *SMALL, "--data.path", corpus, "--out", "c")
     assert finished.status == 1
-    first, second = finished.complaints
+    first, second = finished.err.splitlines()
     assert first.startswith("error: flaky:Mine, seed 0: ValueError: ")
-    assert second == "error: no report: not one run of 'flaky:Mine', which differences are to, is done"
+    assert second == "error: no report: not one run of 'flaky:Mine', which differences are to, is finished"
     assert not (tmp_path / "c" / "report.html").exists()
 
 
-def test_a_comparison_that_is_killed_goes_on_to_the_same_results(
-    comparison: Path, corpus: Path, call: Run, tmp_path: Path
+def test_a_comparison_that_is_killed_is_resumed_to_the_same_results(
+    comparison: Path, corpus: Path, call: Call, tmp_path: Path
 ) -> None:
     """All its processes die at once; two of them train."""
-    agents = ["--agents", "independent", "dqn", *SEEDS, *TINY, "--data.path", corpus, "--out", "c"]
+    agents = ["--agents", "independent", "dqn", *SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
     command = [sys.executable, "-m", "experiments.compare", *map(str, agents), "--jobs", "2"]
     given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     quiet = subprocess.DEVNULL
@@ -325,14 +295,13 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_results(
     assert not (tmp_path / "c" / "report.html").exists()
     assert len(list((tmp_path / "c" / "runs").glob("*/final/summary.json"))) < 4
 
-    finished = call("compare", *agents)
+    finished = call("compare", *ONE, *agents)
     assert (finished.status, finished.err) == (0, "")
     found, expected = (pd.read_csv(folder / "runs.csv") for folder in (tmp_path / "c", comparison))
-    expected = expected[expected["entry"].isin(["independent", "dqn"])].reset_index(drop=True)
+    expected = expected[expected["variant"].isin(["independent", "dqn"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(found[EXACT], expected[EXACT], check_exact=True)
     for name in ("independent__s4", "dqn__s4", "independent__s5", "dqn__s5"):
-        ours, theirs = (folder / "runs" / name / "final" / "model.safetensors" for folder in (tmp_path / "c", comparison))
-        assert ours.read_bytes() == theirs.read_bytes(), name
+        assert weights(tmp_path / "c" / "runs" / name) == weights(comparison / "runs" / name), name
 
 
 # Bad input.
@@ -342,7 +311,11 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_results(
     ("arguments", "part"),
     [
         (["--agents", "nobody"], "unknown agent 'nobody'"),
-        (["--agents", "random", "--seeds", "0"], "seeds = '0'"),
+        (["--agents", "random", "--seeds", "0"], "seeds = [0]"),
+        (["--agents", "random", "--seeds", "1", "-2"], "seeds = [1, -2]"),
+        (["--agents", "random", "--seeds", "one"], "seeds"),
+        (["--agents", "random,nobody"], "unknown agent 'nobody'"),
+        (["--agents", "dqn --data.path a,random"], "data.path = 'a,random'"),
         (["--agents", "random", "--seed", "3"], "--seed is for single runs"),
         (["--agents", "random --seed 3"], "--seed is for single runs"),
         (["--agents", "random", "--agent", "dqn"], "--agent is for single runs"),
@@ -356,21 +329,97 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_results(
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_made(
-    call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    finished = call("compare", *arguments, *TINY)
+    finished = call("compare", *ONE, *arguments, *SMALL)
     assert finished.status == 2
-    (line,) = finished.complaints
+    (line,) = finished.err.splitlines()
     assert line.startswith("error: ") and part in line
     assert not list(tmp_path.iterdir())
 
 
-def test_the_baseline_can_be_chosen(copied: Path, corpus: Path, call: Run) -> None:
-    arguments = ["--agents", "independent", COARSE, *SEEDS, *TINY, "--data.path", corpus, "--out", "c"]
-    assert call("compare", *arguments, "--baseline", COARSE, "--clock", "cpu").status == 0
-    table = pd.read_csv(copied / "table.csv").set_index("entry")
-    runs = pd.read_csv(copied / "runs.csv").pivot(index="seed", columns="entry", values="test_loss")
+def test_the_baseline_can_be_chosen(copied: Path, corpus: Path, call: Call) -> None:
+    arguments = ["--agents", "independent", COARSE, *SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
+    assert call("compare", *ONE, *arguments, "--baseline", COARSE, "--clock", "cpu").status == 0
+    table = pd.read_csv(copied / "table.csv").set_index("variant")
+    runs = pd.read_csv(copied / "runs.csv").pivot(index="seed", columns="variant", values="test_loss")
     assert table.loc[COARSE, "difference"] == 0
     assert table.loc["independent", "difference"] == pytest.approx(np.mean(runs["independent"] - runs[COARSE]))
     assert "processor time" in (copied / "report.html").read_text()
+
+
+# Its table.
+
+
+def test_agents_may_be_joined_by_commas_and_seeds_be_named(
+    comparison: Path, corpus: Path, call: Call, tmp_path: Path
+) -> None:
+    words = ["--agents", "independent, 0 1 1", "--seeds", "4", "0", "5", *SMALL, "--data.path", corpus, "--out", "c"]
+    assert call("compare", *ONE, *words).status == 0
+    runs = pd.read_csv(tmp_path / "c" / "runs.csv")
+    assert [tuple(row) for row in runs[["variant", "seed"]].to_numpy()] == [
+        (variant, seed) for seed in (4, 0, 5) for variant in ("independent", "0 1 1")
+    ]
+    for seed in (4, 5):
+        run = f"independent__s{seed}"
+        assert weights(tmp_path / "c" / "runs" / run) == weights(comparison / "runs" / run)
+    row = pd.read_csv(tmp_path / "c" / "table.csv").set_index("variant").loc["0 1 1"]
+    assert row["low"] < row["difference"] < row["high"]  # three pairs have an interval
+    shown = (tmp_path / "c" / "table.md").read_text()
+    assert f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" in shown
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_the_printed_table_fits_80_columns(comparison: Path, scale: float) -> None:
+    table = pd.read_csv(comparison / "table.csv").assign(low=-12.5, high=12.5)
+    long = table.assign(variant="my_package.my_module:MyAgent --agent.learning-rate 0.001 --reward.name [b]fork[/b]")
+    table = pd.concat([table, long]).assign(difference=lambda rows: scale * rows["difference"])
+    for width in (80, 200):
+        screen = StringIO()
+        print_table(table, "independent", Console(file=screen, width=width))
+        lines = screen.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        for title in ("agent", "loss", "difference", "share", "unique", "better"):
+            assert title in lines[1]
+    text = "".join(line[:29].strip() for line in lines)
+    assert "MyAgent--agent.learning-rate0.001--reward.name[b]fork[/b]" in text.replace(" ", "")
+
+
+def test_a_damaged_plan_is_one_line_and_nothing_is_trained(copied: Path, corpus: Path, call: Call) -> None:
+    (copied / "comparison.json").write_text("[]")
+    before = contents(copied)
+    arguments = ["--agents", "independent", "cycle:2", *SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
+    finished = call("compare", *ONE, *arguments)
+    assert (finished.status, finished.err.count("\n")) == (2, 1)
+    assert "c/comparison.json" in finished.err
+    assert contents(copied) == before
+
+
+def test_a_text_that_has_changed_in_between_is_refused(comparison: Path, call: Call, tmp_path: Path) -> None:
+    text = tmp_path / "corpus.txt"
+    text.write_text(words(6_000))
+    arguments = [*SMALL, "--seeds", "1", "--data.path", text, "--out", "c"]
+    assert call("compare", *ONE, "--agents", "independent", *arguments).status == 0
+    text.write_text(words(6_000, seed=1))
+    before = contents(tmp_path / "c" / "runs" / "independent__s0")
+    finished = call("compare", *ONE, "--agents", "independent", "0 1 1", *arguments)
+    assert finished.status == 2
+    (line,) = finished.err.splitlines()
+    assert "0-1-1__s0: trained on another text than independent, seed 0" in line
+    assert contents(tmp_path / "c" / "runs" / "independent__s0") == before
+
+
+@pytest.mark.parametrize(("agent", "fixed"), [("sequence:3", True), ("dqn", False)])
+def test_a_run_from_elsewhere_is_drawn_as_what_its_agent_is(copied: Path, agent: str, fixed: bool) -> None:
+    """Its label begins with "run: ", which is no agent's name."""
+    folder = copied / "runs" / "dqn__s4"
+    change(folder / "final" / "summary.json", [], agent=agent)
+    run = Run.load(f"run: {agent}", RunDirectory(folder))
+    others = [Run.load("independent", RunDirectory(copied / "runs" / "independent__s4"))]
+    table = variant_table(run_table([*others, run], "wall_s", "independent"), "independent")
+    assert table.set_index("variant")["decides"].to_dict() == {"independent": False, run.label: not fixed}
+    lines = plots.curves([*others, run], "independent").axes[0].lines
+    assert [line.get_linestyle() for line in lines] == ["--", "--" if fixed else "-"]
+    points = [line.get_marker() for line in plots.pareto(table, "independent").axes[0].lines if line.get_marker() in "os"]
+    assert points == ["s", "s" if fixed else "o"]

@@ -1,4 +1,4 @@
-"""Workers: every job once, whoever carries them out, and a countdown that counts."""
+"""Workers: every job once, in processes or on a cluster, and a countdown that counts."""
 
 import math
 import os
@@ -12,7 +12,8 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 
-from experiments import workers
+from experiments.study import workers
+from experiments.study.workers import WorkerConfig
 from tying.errors import InputError
 
 
@@ -61,36 +62,36 @@ def processes() -> Iterator[None]:
 
 def test_ray_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    workers.require_backend("loky")
+    assert WorkerConfig().backend == "loky"
     with pytest.raises(InputError, match=r"--backend ray needs the `ray` library: pip install 'layer-tying\[ray\]'"):
-        workers.require_backend("ray")
+        WorkerConfig(backend="ray")
 
 
 def test_ray_that_is_installed_will_do(ray: Ray) -> None:
-    workers.require_backend("ray")
+    assert WorkerConfig(backend="ray").backend == "ray"
     assert not ray.started
 
 
 @pytest.mark.parametrize("backend", ["loky", "ray"])
 @pytest.mark.parametrize("items", [[], [3], [4, 4, 1, 0, 7]])
-def test_every_item_is_carried_out_once(ray: Ray, backend: workers.Backend, items: list[int]) -> None:
+def test_every_item_is_done_once(ray: Ray, backend: workers.Backend, items: list[int]) -> None:
     done: list[int] = []
-    found = list(workers.carry_out(lambda item: done.append(item) or 10 * item, items, jobs=1, backend=backend))
+    found = list(workers.run_all(lambda item: done.append(item) or 10 * item, items, WorkerConfig(jobs=1, backend=backend)))
     assert sorted(done) == sorted(items)
     assert sorted(found) == sorted(10 * item for item in items)
     assert ray.started == (backend == "ray")
 
 
-def test_processes_carry_out_every_item_once_with_one_thread_each(monkeypatch: pytest.MonkeyPatch, processes: None) -> None:
-    assert sorted(workers.carry_out(math.factorial, range(7), jobs=2)) == [1, 1, 2, 6, 24, 120, 720]
+def test_processes_do_every_item_once_with_one_thread_each(monkeypatch: pytest.MonkeyPatch, processes: None) -> None:
+    assert sorted(workers.run_all(math.factorial, range(7), WorkerConfig(jobs=2))) == [1, 1, 2, 6, 24, 120, 720]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert list(workers.carry_out(os.getenv, ["OMP_NUM_THREADS"] * 3, jobs=2)) == ["1"] * 3
+    assert list(workers.run_all(os.getenv, ["OMP_NUM_THREADS"] * 3, WorkerConfig(jobs=2))) == ["1"] * 3
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
-def test_ray_carries_out_a_few_at_a_time_and_yields_each_as_it_ends(ray: Ray) -> None:
+def test_ray_does_a_few_at_a_time_and_yields_each_as_it_ends(ray: Ray) -> None:
     done: list[int] = []
-    results = workers.carry_out(lambda item: done.append(item) or item, range(6), jobs=2, backend="ray")
+    results = workers.run_all(lambda item: done.append(item) or item, range(6), WorkerConfig(jobs=2, backend="ray"))
     assert next(results) == 1  # of 0 and 1, the one begun last ends first
     assert done == [1]
     assert sorted(results) == [0, 2, 3, 4, 5]
@@ -99,13 +100,13 @@ def test_ray_carries_out_a_few_at_a_time_and_yields_each_as_it_ends(ray: Ray) ->
 
 def test_a_ray_that_runs_already_is_taken(ray: Ray) -> None:
     ray.init()
-    assert list(workers.carry_out(abs, [-2], jobs=1, backend="ray")) == [2]
+    assert list(workers.run_all(abs, [-2], WorkerConfig(jobs=1, backend="ray"))) == [2]
 
 
 @pytest.mark.parametrize("backend", ["loky", "ray"])
 def test_what_a_job_raises_is_raised_here(ray: Ray, backend: workers.Backend) -> None:
     with pytest.raises(ValueError):
-        list(workers.carry_out(math.sqrt, [4, -1], jobs=1, backend=backend))
+        list(workers.run_all(math.sqrt, [4, -1], WorkerConfig(jobs=1, backend=backend)))
 
 
 def test_a_countdown_says_where_things_stand(monkeypatch: pytest.MonkeyPatch) -> None:
