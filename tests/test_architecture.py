@@ -29,11 +29,13 @@ KNOWN_TO_AGENTS = {"pointers", "strategies", "config", "errors", "files", "inter
 # The inner floors: what the modules of a folder may know of the other folders of their floor. "values" are the modules
 # at the top of tying.
 INNER = {
-    "tying": {"tying.training"},
+    "tying": {"tying.binding", "tying.training"},
+    "tying.binding": {"values"},
     "tying.data": {"values"},
     "tying.models": {"values"},
     "tying.tasks": {"values", "tying.models", "tying.data", "tying.training"},
-    "tying.training": {"values", "tying.models", "tying.tasks"},
+    "tying.training": {"values", "tying.binding", "tying.models", "tying.tasks"},
+    "tying.hf": {"values", "tying.binding", "tying.training"},
     "experiments.run": set(),
     "experiments.study": {"experiments.run"},
     "experiments.tyingbench": {"experiments.run", "experiments.study"},
