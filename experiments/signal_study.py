@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments.run import cli
 from experiments.study import grid
-from experiments.study import reward_signal as study
 from experiments.study.workers import WorkerConfig
 from tying.config import config, setting
 from tying.files import require_room
@@ -34,14 +31,17 @@ def main(words: Sequence[str]) -> Any:
     flags, rest = cli.read_own(SignalStudyFlags, words, "experiments.signal_study", keep_rest=True)
     folder = Path(flags.out or f"comparisons/signal__{time.strftime('%Y%m%d-%H%M%S')}")
     require_room(folder, "--out")
-    made = grid.parse_variants([study.WALKS["fork"]], rest)[0].config
+    made = grid.Variant.parse("random", rest).config
+    # Imported now: mistakes are answered before the libraries of tables and pictures are there.
+    from experiments.study import reward_signal as study
+
     chosen = study.blocks_of(-(-made.trainer.iterations // made.env.decision_interval), flags.decisions)
     walks = study.run_grid(folder, list(study.WALKS.values()), rest, range(flags.seeds), flags)
     lines = {kind: [run.read_decisions() for run in walks[text]] for kind, text in study.WALKS.items()}
     steps = [[line.record for line in walk] for walk in lines["fork"]]
     passed = [str(p) for index in chosen for p in (steps[0][index].previous_pointers, steps[0][index].pointers)]
     runs = study.run_grid(folder, list(dict.fromkeys(passed)), rest, range(flags.seeds), flags)
-    losses = {Pointers.parse(p): np.array([run.read_summary()["test_loss"] for run in own]) for p, own in runs.items()}
+    losses = {Pointers.parse(p): [run.read_summary()["test_loss"] for run in own] for p, own in runs.items()}
     seconds = {kind: sum(walk[-1].cpu_s for walk in own) for kind, own in lines.items()}
     decisions = study.decision_table(steps, chosen, losses)
     facts = {

@@ -108,7 +108,7 @@ def blocks_of(num_steps: int, count: int) -> dict[int, str]:
 
 
 def decision_table(
-    walks: Sequence[Sequence[StepRecord]], chosen: Mapping[int, str], losses: Mapping[Pointers, np.ndarray]
+    walks: Sequence[Sequence[StepRecord]], chosen: Mapping[int, str], losses: Mapping[Pointers, Sequence[float]]
 ) -> pd.DataFrame:
     """Return a row per seed and studied decision: its two ratings from scratch, and its reward of every kind.
 
@@ -122,7 +122,7 @@ def decision_table(
         rewards = {kind: _rewards(Reward(config), steps) for kind, config in REWARDS.items()}
         for index, block in chosen.items():
             step = steps[index]
-            after, before = losses[step.pointers].mean(), losses[step.previous_pointers].mean()
+            after, before = np.mean(losses[step.pointers]), np.mean(losses[step.previous_pointers])
             row = {"seed": seed, "decision": index, "block": block, "pointers": str(step.pointers)}
             row |= {"pattern": -after, "change": before - after}
             rows.append(row | {kind: values[index] for kind, values in rewards.items()})
@@ -164,7 +164,7 @@ def _taus(name: str, rewards: np.ndarray, truth: np.ndarray) -> dict[str, float]
     return dict(zip((f"{name}_tau", f"{name}_low", f"{name}_high", f"{name}_tau_of_mean"), values, strict=True))
 
 
-def seed_tau(losses: Mapping[Pointers, np.ndarray]) -> float:
+def seed_tau(losses: Mapping[Pointers, Sequence[float]]) -> float:
     """Return how well training from scratch agrees with itself: tau between two seeds, mean over all pairs of seeds."""
     columns = np.array(list(losses.values())).T
     return float(np.mean([kendall(one, other) for one, other in combinations(columns, 2)]))
