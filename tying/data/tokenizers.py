@@ -104,8 +104,8 @@ def encode_chunks(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[tuple
         ids = _encode(tokenizer, chunks) if table is None else _look_up(*table, chunks)
         if ids is None:
             known = tokenizer.get_vocab()
-            strange = sorted({character for chunk in chunks for character in chunk if character not in known})
-            raise InputError(f"the tokenizer has no token for {strange[:5]}")
+            unknown = sorted({character for chunk in chunks for character in chunk if character not in known})
+            raise InputError(f"the tokenizer has no token for {unknown[:5]}")
         yield chunks, ids
 
 
