@@ -15,6 +15,7 @@ from tying.training.trainer import Iteration
 
 # Agents with more actions than this get no tag per action; decisions.jsonl has them all.
 _MOST_ACTIONS = 32
+_FLUSH_S = 5  # seconds; tensorboard's default is 120
 
 
 class TensorBoardLogger:
@@ -27,7 +28,9 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path, after: int | None, batch_tokens: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=None if after is None else after + 1)
+        purge_step = None if after is None else after + 1
+        # Ctrl-C while an event is queued can leave the writer's thread asleep, and `close` waiting, until its next flush.
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=_FLUSH_S)
         self._batch_tokens = batch_tokens
 
     def iteration(self, done: Iteration) -> None:

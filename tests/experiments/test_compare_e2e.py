@@ -275,33 +275,51 @@ def test_without_a_run_of_the_baseline_there_is_no_report(
     assert not (tmp_path / "c" / "report.html").exists()
 
 
+HOLDING = """
+import pathlib, time
+from agents.random_agent import RandomAgent
+
+class Mine(RandomAgent):
+    asked = 0
+
+    def diagnostics(self, observation, action_masks):
+        self.asked += 1
+        while self.asked == 4 and pathlib.Path("hold").exists():
+            time.sleep(0.01)
+        return super().diagnostics(observation, action_masks)
+"""
+
+
 def test_a_comparison_that_is_killed_is_resumed_to_the_same_results(
-    comparison: Path, corpus: Path, call: Call, tmp_path: Path
+    corpus: Path, call: Call, tmp_path: Path, write_module: Callable[[str, str], str]
 ) -> None:
     """All its processes die at once; two of them train."""
-    agents = ["--agents", "independent", "dqn", *SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
-    command = [sys.executable, "-m", "experiments.compare", *map(str, agents), "--jobs", "2"]
-    given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    write_module("holding", HOLDING)
+    agents = ["--agents", "independent", "holding:Mine", *SEEDS, *SMALL, "--data.path", corpus, "--out"]
+    command = [sys.executable, "-m", "experiments.compare", *map(str, agents), "c", "--jobs", "2"]
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "OMP_NUM_THREADS": "1"}
     quiet = subprocess.DEVNULL
+    (tmp_path / "hold").touch()
     process = subprocess.Popen(command, cwd=tmp_path, env=given, stdout=quiet, stderr=quiet, start_new_session=True)
-    record = tmp_path / "c" / "runs" / "dqn__s4" / "decisions.jsonl"
+    records = [tmp_path / "c" / "runs" / f"holding-Mine__s{seed}" / "decisions.jsonl" for seed in (4, 5)]
     deadline = time.monotonic() + 240
-    while not record.exists() or record.read_bytes().count(b"\n") < 3:
+    while not all(record.exists() and record.read_bytes().count(b"\n") == 3 for record in records):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "c" / "report.html").exists()
-    assert len(list((tmp_path / "c" / "runs").glob("*/final/summary.json"))) < 4
+    assert len(list((tmp_path / "c" / "runs").glob("*/final/summary.json"))) == 2
 
-    finished = call("compare", *ONE, *agents)
-    assert (finished.status, finished.err) == (0, "")
-    found, expected = (pd.read_csv(folder / "runs.csv") for folder in (tmp_path / "c", comparison))
-    expected = expected[expected["variant"].isin(["independent", "dqn"])].reset_index(drop=True)
+    (tmp_path / "hold").unlink()
+    for folder in ("c", "whole"):
+        finished = call("compare", *ONE, *agents, folder)
+        assert (finished.status, finished.err) == (0, "")
+    found, expected = (pd.read_csv(tmp_path / folder / "runs.csv") for folder in ("c", "whole"))
     pd.testing.assert_frame_equal(found[EXACT], expected[EXACT], check_exact=True)
-    for name in ("independent__s4", "dqn__s4", "independent__s5", "dqn__s5"):
-        assert weights(tmp_path / "c" / "runs" / name) == weights(comparison / "runs" / name), name
+    for run in (tmp_path / "c" / "runs").iterdir():
+        assert weights(run) == weights(tmp_path / "whole" / "runs" / run.name), run.name
 
 
 # Bad input.

@@ -122,7 +122,7 @@ def test_help_has_every_setting_with_its_range_and_examples_that_are_right(capsy
     assert caught.value.code == 0
     assert all(flag in text for flag in ("--seed", "--agent.n-steps", "--model.num-layers", "--reward.param-weight"))
     assert "--agent.target-update-interval" not in text  # of dqn
-    assert re.search(r"--model.width \[INT\]\s[^-]*\(default 32\)", text)  # as it is with this preset
+    assert re.search(r"--model.width \[INT\][^(]*\(default 32\)", text)  # as it is with this preset
     assert ">= 1" in text
     examples = re.findall(r"^  python -m experiments\.train (.*)$", text.partition("examples:")[2], re.MULTILINE)
     assert len(examples) >= 5
@@ -427,7 +427,6 @@ GOOD = BASE + (
         ("x = 1", "Mine"),
         ("class Mine: pass", "lacks predict, learn"),
         (BASE + "class Mine(Agent): pass", "lacks predict"),
-        ("def Mine(env): pass", "lacks predict"),
     ],
 )
 def test_an_agent_that_is_none_is_refused(
@@ -442,10 +441,10 @@ def test_an_agent_that_is_none_is_refused(
 def test_hyperparameters_of_another_persons_agent_are_flags(
     train: Train, text_file: Path, tmp_path: Path, write_module: Callable[[str, str], str]
 ) -> None:
-    write_module("stranger", GOOD)
-    assert config_of("--agent", "stranger:Mine", "--agent.target", "2").hyperparameters == {"target": 2}
-    assert "agent.target" in mistake("--agent", "stranger:Mine", "--agent.target", "-2")
-    assert mistake("--agent", "stranger:Mine", "--agent.targte", "2").endswith("did you mean --agent.target?")
+    write_module("helpful", GOOD)
+    assert config_of("--agent", "helpful:Mine", "--agent.target", "2").hyperparameters == {"target": 2}
+    assert "agent.target" in mistake("--agent", "helpful:Mine", "--agent.target", "-2")
+    assert mistake("--agent", "helpful:Mine", "--agent.targte", "2").endswith("did you mean --agent.target?")
     flags = ("--preset", "tiny", "--steps", "16", "--data.path", text_file, "--out", "run")
-    assert train(*flags, "--agent", "stranger:Mine").status == 0
+    assert train(*flags, "--agent", "helpful:Mine").status == 0
     assert (tmp_path / "run" / "final" / "pointers.json").read_text() == "[0, 0, 0, 0]\n"

@@ -1,5 +1,6 @@
 """Interrupted runs: killed, stopped or out of disk, they are resumed to the very result of an uninterrupted run."""
 
+import os
 import random
 import resource
 import signal
@@ -14,7 +15,7 @@ import torch
 
 from agents.extra.paper import PaperAgent
 from envs.presets import PRESETS
-from tests.conftest import Finished, Scripts
+from tests.conftest import ROOT, Finished, Scripts
 from tests.experiments.runs import agent_parameters, contents, decisions, interrupted_after
 from tying.config import override
 from tying.tasks.causal_lm import CausalLM
@@ -22,17 +23,41 @@ from tying.tasks.causal_lm import CausalLM
 pytestmark = pytest.mark.e2e
 
 Train = Callable[..., Finished]
+Start = Callable[..., subprocess.Popen]
 
 NUM_DECISIONS = 60
 # Dropout, since its masks have to come back too; an interval that is no divisor of the run's decisions.
 LONG = (
-    f"--preset tiny --agent dqn --seed 3 --trainer.iterations {NUM_DECISIONS} --env.decision-interval 1 "
+    f"--preset tiny --seed 3 --trainer.iterations {NUM_DECISIONS} --env.decision-interval 1 "
     "--model.dropout 0.1 --checkpoint-interval 7"
 ).split()
 SHORT = (
     "--preset tiny --seed 3 --trainer.iterations 48 --env.decision-interval 2 --model.dropout 0.1 --model.width 8 "
     "--checkpoint-interval 5"
 ).split()
+
+
+# It holds 6 decisions before the end while there is a file `hold`, so that no signal comes too late.
+HOLDING = """
+import pathlib, time
+from agents.dqn import DQNAgent
+
+class Holding(DQNAgent):
+    def diagnostics(self, observation, action_masks):
+        record = pathlib.Path("run", "decisions.jsonl")
+        while pathlib.Path("hold").exists() and record.exists() and record.read_bytes().count(b"\\n") >= 54:
+            time.sleep(0.01)
+        return super().diagnostics(observation, action_masks)
+"""
+
+
+@pytest.fixture
+def start(scripts: Scripts, write_module: Callable[[str, str], str], tmp_path: Path) -> Start:
+    """Start `train` in a process of its own, with an agent that holds before the end."""
+    write_module("holding", HOLDING)
+    (tmp_path / "hold").touch()
+    env = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    return lambda *words: scripts.start("train", *words, cwd=tmp_path, env=env)
 
 
 def count(run: Path) -> int:
@@ -76,7 +101,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None
 def reference(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("reference")
-    assert scripts.run("train", *LONG, "--out", "run", cwd=folder).status == 0
+    assert scripts.run("train", *LONG, "--agent", "dqn", "--out", "run", cwd=folder).status == 0
     return folder / "run"
 
 
@@ -88,30 +113,31 @@ def test_reference_has_something_to_lose(reference: Path) -> None:
 
 
 def test_a_run_killed_at_random_points_ends_as_if_it_had_not_been(
-    scripts: Scripts, reference: Path, tmp_path: Path
+    scripts: Scripts, start: Start, train: Train, reference: Path, tmp_path: Path
 ) -> None:
     generator = random.Random(0)
     run = tmp_path / "run"
-    arguments: list[str | Path] = [*LONG, "--out", "run"]
+    words = [*LONG, "--agent", "holding:Holding", "--out", "run"]
     for point in sorted(generator.sample(range(1, NUM_DECISIONS - 12), 5)):
-        target = max(point, count(run) + 1)  # further than before, so that something is lost
-        process = scripts.start("train", *arguments, cwd=tmp_path)
+        target = min(max(point, count(run) + 1), 54)  # further than before, so that something is lost
+        process = start(*words)
         wait_until(lambda target=target: count(run) >= target, process)  # type: ignore[misc]
         time.sleep(0.03 * generator.random())
         process.kill()
         assert scripts.wait(process).status == -signal.SIGKILL
-        arguments = ["--resume", "run"]
-    assert scripts.run("train", *arguments, cwd=tmp_path).status == 0
+        words = ["--resume", "run"]
+    (tmp_path / "hold").unlink()
+    assert train("--resume", "run").status == 0
     assert_same(run, reference)
 
 
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_stopped_run_says_how_to_resume_it(
-    scripts: Scripts, tmp_path: Path, number: signal.Signals, status: int, word: str
+def test_a_stopped_run_says_how_to_resume_it(
+    scripts: Scripts, start: Start, tmp_path: Path, number: signal.Signals, status: int, word: str
 ) -> None:
-    process = scripts.start("train", *LONG, "--out", "run", cwd=tmp_path)
+    process = start(*LONG, "--agent", "holding:Holding", "--out", "run")
     wait_until(lambda: count(tmp_path / "run") >= 9, process)
     process.send_signal(number)
     finished = scripts.wait(process)
@@ -122,18 +148,19 @@ def test_stopped_run_says_how_to_resume_it(
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux can limit another process")
 @pytest.mark.parametrize("limit", [100_000, 1], ids=["checkpoints do not fit", "nothing fits"])
-def test_full_disk_is_one_line_and_the_run_is_resumed_later(
-    scripts: Scripts, train: Train, reference: Path, tmp_path: Path, limit: int
+def test_a_full_disk_is_one_line_and_the_run_is_resumed_later(
+    scripts: Scripts, start: Start, train: Train, reference: Path, tmp_path: Path, limit: int
 ) -> None:
     """A limit on the size of files fails the same calls as a full disk does."""
-    process = scripts.start("train", *LONG, "--out", "run", cwd=tmp_path)
+    process = start(*LONG, "--agent", "holding:Holding", "--out", "run")
     wait_until(lambda: count(tmp_path / "run") >= 9, process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    (tmp_path / "hold").unlink()
     finished = scripts.wait(process)
     assert finished.status == 1, finished
-    assert finished.err.splitlines()[0] == "to resume: python -m experiments.train --resume run"
-    assert len(finished.err.splitlines()) == 2, finished.err
-    assert finished.err.splitlines()[1].startswith("error: stopped: ")
+    resume, error = finished.err.splitlines()
+    assert resume == "to resume: python -m experiments.train --resume run"
+    assert error.startswith("error: stopped: ")
     assert (tmp_path / "run" / "checkpoints" / "latest").is_dir()
     assert train("--resume", "run").status == 0
     assert_same(tmp_path / "run", reference)
