@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ COMMON = "--preset tiny --data.path corpus.txt --trainer.iterations 120 --seed 3
 
 def machine() -> dict[str, Any]:
     """Return what decides the last bits of a figure."""
-    facts = made_by()
-    packages = {name: facts["packages"][name] for name in ("torch", "numpy", "stable-baselines3", "sb3-contrib")}
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {"processor": facts["processor"], "instructions": capability, "packages": packages}
+    names = ("torch", "numpy", "scipy", "scikit-learn", "stable-baselines3", "sb3-contrib")
+    return {
+        "processor": made_by()["processor"],
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "packages": {name: metadata.version(name) for name in names},
+    }
 
 
 def write_corpus(folder: Path) -> None:

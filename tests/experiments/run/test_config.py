@@ -77,15 +77,6 @@ def test_a_recommendation_that_does_not_exist_is_named(monkeypatch: pytest.Monke
     assert "did you mean 'env.action_mode'?" in mistake("--agent", "paper")
 
 
-@pytest.mark.parametrize("agent", ["evolution", "surrogate"])
-def test_agents_that_add_rewards_up_refuse_rewards_that_do_not_add_up(agent: str) -> None:
-    assert config_of("--agent", agent).reward.name == "improvement"
-    assert config_of("--agent", agent, "--reward", "fork").reward.name == "fork"
-    for reward in ("level", "paper"):
-        line = mistake("--agent", agent, "--reward", reward)
-        assert line.startswith(f"reward.name = {reward!r}: agent {agent!r} ") and line.endswith("improvement, fork")
-
-
 # What is stored.
 
 
