@@ -8,6 +8,7 @@ from envs.config import TrainingConfig
 from envs.reward import RewardConfig
 from tying import registry
 from tying.data.corpora import DataConfig
+from tying.errors import InputError
 from tying.models.config import GPTConfig
 from tying.training.config import OptimConfig, TrainerConfig
 
@@ -82,7 +83,9 @@ def preset(name: str) -> TrainingConfig:
     """Return a preset by name.
 
     Raises:
-        InputError: If there is none, with the nearest.
+        InputError: If there is none (with the nearest), or it is no TrainingConfig.
     """
-    found: TrainingConfig = registry.find("preset", name, PRESETS)
+    found = registry.find("preset", name, PRESETS)
+    if not isinstance(found, TrainingConfig):
+        raise InputError(f"preset {name!r} is a {type(found).__name__}: expected an envs.config.TrainingConfig")
     return found

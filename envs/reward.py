@@ -11,6 +11,7 @@ To add a reward, write a function under `@reward`: (RewardConfig, StepRecord) to
 state of a reward within an episode is in `Reward`. Another person's reward is named "package.module:function".
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from typing import Annotated
 
 from tying import registry
 from tying.config import config, one_of, setting
+from tying.errors import InputError
 from tying.training.record import StepRecord
 
 Terms = dict[str, float]
@@ -62,6 +64,10 @@ def kind(name: str) -> Kind:
     found = registry.find("reward", name, REWARDS)
     if isinstance(found, Kind):
         return found
+    try:
+        inspect.signature(found).bind(None, None)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"reward {name!r} is no function of (RewardConfig, StepRecord)") from error
     return Kind(found, getattr(found, "needs_fork", False), getattr(found, "telescopes", False))
 
 

@@ -156,3 +156,19 @@ def test_a_strategy(write_module: Write) -> None:
     assert FormulaTyingEnv(num_layers=4, best="patterns:halves").best == (0, 0, 2, 2)
     with pytest.raises(InputError, match="cannot be imported"):
         LayerTyingEnv(initial_pointers="patterns:quarters")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "said"),
+    [
+        ("preset", "json:dumps", "preset 'json:dumps' is a function"),
+        ("model", {"name": "json:dumps"}, "model 'json:dumps' is no model"),
+        ("task", {"name": "json:dumps"}, "task 'json:dumps' is no task"),
+        ("reward", {"name": "json:dumps"}, "reward 'json:dumps' is no function of (RewardConfig, StepRecord)"),
+    ],
+)
+def test_an_object_of_another_kind_is_one_line(keyword: str, value: object, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        gymnasium.make("tying/LayerTying-v0", **{keyword: value})
+    (line,) = caught.value.lines
+    assert line.startswith(said)

@@ -6,6 +6,7 @@ Another person's model is named "package.module:Class"; the class derives from `
 from typing import TYPE_CHECKING
 
 from tying import registry
+from tying.errors import InputError
 from tying.models.config import GPTConfig, ModelConfig
 
 if TYPE_CHECKING:
@@ -32,4 +33,6 @@ def model_class(name: str) -> "type[Model]":
         InputError: If there is none of that name, or it cannot be imported.
     """
     found: type[Model] = registry.find("model", name, MODELS)
+    if not isinstance(found, type) or not hasattr(found, "Config"):
+        raise InputError(f"model {name!r} is no model: expected a class derived from tying.models.base.Model")
     return found

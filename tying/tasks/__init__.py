@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tying import registry
 from tying.data.corpora import DataConfig
+from tying.errors import InputError
 from tying.models.config import ModelConfig
 from tying.tasks.config import TaskConfig
 
@@ -33,6 +34,8 @@ def task_class(name: str) -> "type[Task]":
         InputError: If there is none of that name, or it cannot be imported.
     """
     found: type[Task] = registry.find("task", name, TASKS)
+    if not isinstance(found, type) or not hasattr(found, "Config"):
+        raise InputError(f"task {name!r} is no task: expected a class derived from tying.tasks.base.Task")
     return found
 
 

@@ -94,6 +94,7 @@ class Task(ABC):
     def size(self, batch: Batch) -> int:
         """Return how many predictions the loss of a batch is the mean of."""
 
+    @torch.no_grad()
     def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the metrics of a model over batches: `loss`, the mean over all predictions, and what subclasses add."""
         losses: list[Tensor] = []
