@@ -169,6 +169,6 @@ def test_a_strategy(write_module: Write) -> None:
 )
 def test_an_object_of_another_kind_is_one_line(keyword: str, value: object, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        gymnasium.make("tying/LayerTying-v0", **{keyword: value})
+        LayerTyingEnv(**{keyword: value})
     (line,) = caught.value.lines
     assert line.startswith(said)
