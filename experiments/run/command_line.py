@@ -123,12 +123,14 @@ def parse_config(words: Sequence[str], mistakes: list[str], own: cli.Flags | Non
 
 
 def _check_machine(made: Config | None, chosen: Mapping[str, Any], mistakes: list[str]) -> None:
-    """Check that device and text are there; where other settings are wrong, by the choices alone."""
+    """Check that device, text and model are there; where other settings are wrong, by the choices alone."""
     device = made.trainer.device if made is not None else chosen.get("trainer.device", "auto")
     _attempt(mistakes, lambda: require_device(device))
     data = made.data if made is not None else _attempt(mistakes, lambda: build(DataConfig, nested(chosen).get("data", {})))
     if data is not None:
         _attempt(mistakes, lambda: corpora.require(data))
+    if made is not None:
+        _attempt(mistakes, made.model.require)
 
 
 def _start(named: Mapping[str, Any]) -> Config:
