@@ -1,7 +1,7 @@
 """Config: all settings of a run, as one frozen value, and the way from what a person chose to it.
 
-Later layers win: the preset, what the task and the agent recommend, a --config file, the flags. Only the last two are stored as
-chosen, so that another agent's recommendations take effect when a file is used again.
+Later layers win: the preset, what the task and the agent recommend, a --config file, the flags. Only the last two are
+stored as chosen, so that another agent's recommendations take effect when a file is used again.
 """
 
 import functools

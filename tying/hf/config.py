@@ -1,4 +1,4 @@
-"""The settings of the task `hf` and of its model, kept apart from both: reading them needs neither torch nor transformers."""
+"""The settings of the task `hf` and of its model, read without torch and transformers."""
 
 import functools
 import json
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tying.config import config, setting
+from tying.data import corpora, labelled
+from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.models.config import ModelConfig
 from tying.tasks.config import TaskConfig
@@ -31,7 +33,6 @@ class HFTaskConfig(TaskConfig):
     recommended: ClassVar[Mapping[str, Any]] = {
         "model.name": "hf",
         "data.tokenizer": OWN_TOKENIZER,
-        "data.max_chars": None,
         # Weights that are good already want small steps (Devlin et al. 2019: 2e-5 to 5e-5).
         "optim.learning_rate": 5e-5,
         "optim.beta2": 0.999,
@@ -42,6 +43,13 @@ class HFTaskConfig(TaskConfig):
         """See TaskConfig.check."""
         if not isinstance(model, HFConfig):
             raise InputError(f"model.name = {model.name!r}: task 'hf' trains model 'hf' alone")
+
+    def require_data(self, data: DataConfig) -> None:
+        """See TaskConfig.require_data."""
+        if self.head == "classification":
+            labelled.require_path(data)
+        else:
+            corpora.require(data)
 
 
 @config
@@ -114,7 +122,9 @@ def _fetch(name: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
-        raise InputError(f"{where}: no such folder, and the hub needs huggingface_hub: pip install layer-tying[hf]") from error
+        raise InputError(
+            f"{where}: no such folder, and the hub needs huggingface_hub: pip install layer-tying[hf]"
+        ) from error
     try:
         return Path(hf_hub_download(name, "config.json"))
     except Exception as error:  # the library raises dozens of types: hub, network, names

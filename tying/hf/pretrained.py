@@ -33,7 +33,7 @@ def load(pretrained: str, auto: str, seed: int, stack: str | None, expected: str
     """
     import transformers
 
-    with _quiet(), _seeded(seed):
+    with quiet(), _seeded(seed):
         try:
             model, found = saving.from_pretrained(
                 pretrained,
@@ -60,7 +60,7 @@ def from_config(folder: str | Path, auto: str, device: str, **config: Any) -> nn
     """Return a model of a folder's shape in float32; its values are of no account."""
     import transformers
 
-    with _quiet(), _seeded(0), torch.device(device):
+    with quiet(), _seeded(0), torch.device(device):
         try:
             found = transformers.AutoConfig.from_pretrained(folder, **config)
             model: nn.Module = getattr(transformers, auto).from_config(found, dtype=torch.float32)
@@ -77,7 +77,7 @@ def load_tokenizer(source: str) -> Any:
     """
     import transformers
 
-    with _quiet():
+    with quiet():
         try:
             if Path(source).is_file():
                 return transformers.PreTrainedTokenizerFast(tokenizer_file=source)
@@ -111,8 +111,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library's progress bars and reports from the terminal; what matters of them is said by `load`."""
+def quiet() -> Iterator[None]:
+    """Keep the library's progress bars and reports from the terminal; what matters is said in a line of ours."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

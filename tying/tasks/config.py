@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tying.config import config, setting
+from tying.data import corpora
+from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.models.config import ModelConfig
 
@@ -28,3 +30,11 @@ class TaskConfig:
         """
         if model.task not in (None, self.name):
             raise InputError(f"model.name = {model.name!r}: only task {model.task!r} trains it; add --task {model.task}")
+
+    def require_data(self, data: DataConfig) -> None:
+        """Check that the data's files are there, without reading them.
+
+        Raises:
+            InputError: If there are none, or not what the task reads.
+        """
+        corpora.require(data)
