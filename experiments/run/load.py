@@ -19,7 +19,7 @@ from tying.data import tokenizers
 from tying.errors import InputError
 from tying.files import read_json
 from tying.tasks.base import Task
-from tying.tasks.causal_lm import TOKENIZER_FILE
+from tying.tasks.text import TOKENIZER_FILE
 from tying.training.checkpoint import load_tensors
 from tying.training.trainer import load_parameters
 
