@@ -101,6 +101,8 @@ class Run:
             raise InputError(f"{self.path}: the model of task {self.training_config.task.name!r} does not continue text")
         tokenizer = tokenizers.load(self.path / TOKENIZER_FILE)
         tokens = torch.tensor([list(tokenizers.encode(tokenizer, prompt))], device=device)
+        if not tokens.numel():
+            raise InputError(f"prompt {prompt!r}: no tokens for {self.path / TOKENIZER_FILE}; give some text")
         generator = torch.Generator(device).manual_seed(seed)
         tokens = generate(self.model.to(device), tokens, num_tokens, generator, temperature, top_k)
         return str(tokenizer.decode(tokens[0].tolist()))

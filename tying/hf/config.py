@@ -114,6 +114,11 @@ def read(pretrained: str) -> dict[str, Any]:
     return facts
 
 
+def vocabulary(pretrained: str) -> int | None:
+    """Return the number of tokens that a model has rows for; None where its config.json does not say."""
+    return _number(read(pretrained), ("vocab_size",))
+
+
 @functools.cache
 def _fetch(name: str) -> Path:
     where = f"model.pretrained = {name!r}"

@@ -19,10 +19,11 @@ from tying.binding import bindings_of
 from tying.data import labelled
 from tying.data.corpora import DataConfig
 from tying.data.labelled import LabelledTexts
+from tying.data.tokenizers import vocab_size
 from tying.errors import InputError
 from tying.hf import pretrained, saving
 from tying.hf.bind import entry
-from tying.hf.config import OWN_TOKENIZER, HFConfig, HFTaskConfig
+from tying.hf.config import OWN_TOKENIZER, HFConfig, HFTaskConfig, vocabulary
 from tying.hf.stacks import find_stack
 from tying.models.base import draw
 from tying.models.config import ModelConfig
@@ -82,8 +83,21 @@ class Pretrained(Task):
 
     def require(self) -> None:
         """See Task.require."""
-        self.model_config.require()
+        self.require_model()
         super().require()  # type: ignore[safe-super]
+
+    def require_model(self) -> None:
+        """Check that the model is there, and that it has a row for every token of its tokenizer.
+
+        Raises:
+            InputError: If not.
+        """
+        self.model_config.require()
+        rows, size = vocabulary(self._name), vocab_size(self.tokenizer.backend_tokenizer)
+        if rows is not None and size > rows:
+            raise InputError(
+                f"data.tokenizer: {self._tokenizer_source} has {size} tokens, {self._name} has rows for {rows}"
+            )
 
     def settings(self) -> dict[str, Any]:
         """Return what the data change in the model's configuration."""
@@ -270,7 +284,7 @@ class PretrainedClassification(Pretrained):
 
     def require(self) -> None:
         """See Task.require."""
-        self.model_config.require()
+        self.require_model()
         empty = next((name for name, (texts, _) in self._encoded.items() if not all(texts)), None)
         if empty is not None:
             raise InputError(f"{self.data.name}: a text of the {empty} split has no tokens")
