@@ -1,6 +1,5 @@
 """Pretrained models of transformers as a task needs them: loaded, as an empty shape, or from a configuration alone."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,12 +87,9 @@ def load_tokenizer(source: str) -> Any:
 
 def enable_recompute(model: Any) -> None:
     """Let a model of transformers recompute its blocks in the backward pass."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def takes(model: nn.Module, argument: str) -> bool:
-    """Return whether a model's forward takes an argument."""
-    return argument in inspect.signature(model.forward).parameters
+    # Older versions of transformers have the second name only.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _reason(error: Exception, auto: str) -> str:
