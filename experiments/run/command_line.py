@@ -8,7 +8,7 @@ from typing import Any
 from experiments.run import cli
 from experiments.run.config import Config, flags_of, read_config, resolve
 from experiments.run.directory import RunDirectory
-from tying.config import build, config, fields_of, flat, nested, override, setting
+from tying.config import build, config, fields_of, flat, nested, setting
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.training.device import require_device
@@ -125,9 +125,11 @@ def _check_machine(made: Config | None, start: Config, chosen: Mapping[str, Any]
     """Check that device, text and model are there; where other settings are wrong, by the choices alone."""
     device = made.trainer.device if made is not None else chosen.get("trainer.device", "auto")
     _attempt(mistakes, lambda: require_device(device))
-    data = made.data if made is not None else _attempt(mistakes, lambda: build(DataConfig, nested(chosen).get("data", {})))
-    own = nested(chosen).get("task", {})
-    task = made.task if made is not None else _attempt(mistakes, lambda: override(start.task, own))
+    own = nested(chosen)
+    data = made.data if made is not None else _attempt(mistakes, lambda: build(DataConfig, own.get("data", {}), "data."))
+    task = (
+        made.task if made is not None else _attempt(mistakes, lambda: build(type(start.task), own.get("task", {}), "task."))
+    )
     if data is not None and task is not None:
         _attempt(mistakes, lambda: task.require_data(data))
     if made is not None:
