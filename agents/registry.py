@@ -5,6 +5,7 @@ To add an agent, write its file and a line in `AGENTS`. A class of stable-baseli
 """
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import gymnasium
 
 from agents.base import Agent, read_agent
 from tying import registry, strategies
+from tying.config import build
 from tying.errors import InputError, unknown
 
 # Named by text, so that choosing one agent does not import the libraries of all others.
@@ -130,13 +132,31 @@ def make_env(
     Raises:
         InputError: If the agent is unknown, or a setting is wrong.
     """
-    cls, fixed = agent_class(name)
-    recommended = getattr(cls, "recommended", Agent.recommended)(getattr(cls, "Config", Agent.Config)(**fixed))
     if env_id == "tying/LayerTying-v0":
-        return gymnasium.make(f"envs:{env_id}", preset=preset, **{**recommended, **overrides})
-    # Instant environments have no training to set, and windows of one iteration.
-    kept = {k: v for k, v in recommended.items() if k.startswith(("env.", "reward.")) and k != "env.decision_interval"}
-    return gymnasium.make(f"envs:{env_id}", **{**kept, **overrides})
+        return gymnasium.make(f"envs:{env_id}", preset=preset, **{**_recommended(name), **overrides})
+    return gymnasium.make(f"envs:{env_id}", **{**recommended(name), **overrides})
+
+
+def recommended(name: str, **hyperparameters: Any) -> dict[str, Any]:
+    """Return the settings that an agent recommends of environments which do not train themselves.
+
+    Args:
+        name: The agent's name.
+        hyperparameters: Fields of the agent's configuration.
+
+    Raises:
+        InputError: If the agent is unknown, or a hyper-parameter is wrong.
+    """
+    # They have no training to set, and windows of their own.
+    found = _recommended(name, **hyperparameters)
+    return {k: v for k, v in found.items() if k.startswith(("env.", "reward.")) and k != "env.decision_interval"}
+
+
+def _recommended(name: str, **hyperparameters: Any) -> Mapping[str, Any]:
+    cls, fixed = agent_class(name)
+    config = build(getattr(cls, "Config", Agent.Config), {**hyperparameters, **fixed}, "agent.")
+    found: Mapping[str, Any] = getattr(cls, "recommended", Agent.recommended)(config)
+    return found
 
 
 def load(folder: str | Path, env: gymnasium.Env[Any, Any]) -> Agent:

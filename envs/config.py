@@ -34,6 +34,9 @@ class TrainingConfig:
     reward: RewardConfig = setting("the terms of the reward", default=RewardConfig())
 
     def __post_init__(self) -> None:
+        self.task.check(self.model)
+        if not self.model.num_layers:  # not known before its folder is named
+            return
         try:
             strategies.make(self.env.initial_pointers, self.model.num_layers)
         except InputError as error:
@@ -50,4 +53,5 @@ def with_keywords(base: TrainingConfig, keywords: Mapping[str, Any]) -> Training
     Raises:
         InputError: With one line for every wrong name or value.
     """
-    return override(base, by_section(keywords))
+    changes = by_section(keywords)
+    return override(base, tasks.recommended(changes, base.task), changes)

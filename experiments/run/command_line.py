@@ -9,7 +9,6 @@ from experiments.run import cli
 from experiments.run.config import Config, flags_of, read_config, resolve
 from experiments.run.directory import RunDirectory
 from tying.config import build, config, fields_of, flat, nested, setting
-from tying.data import corpora
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.training.device import require_device
@@ -118,17 +117,23 @@ def parse_config(words: Sequence[str], mistakes: list[str], own: cli.Flags | Non
     of_run = {name for name in flags if "." not in name and name not in own}
     chosen = {f"run.{k}" if k in of_run else k: v for k, v in given.values.items() if k not in own or k == "preset"}
     made: Config | None = _attempt(mistakes, lambda: resolve(file, chosen), None)
-    _check_machine(made, {**file, **chosen}, mistakes)
+    _check_machine(made, start, {**file, **chosen}, mistakes)
     return made
 
 
-def _check_machine(made: Config | None, chosen: Mapping[str, Any], mistakes: list[str]) -> None:
-    """Check that device and text are there; where other settings are wrong, by the choices alone."""
+def _check_machine(made: Config | None, start: Config, chosen: Mapping[str, Any], mistakes: list[str]) -> None:
+    """Check that device, text and model are there; where other settings are wrong, by the choices alone."""
     device = made.trainer.device if made is not None else chosen.get("trainer.device", "auto")
     _attempt(mistakes, lambda: require_device(device))
-    data = made.data if made is not None else _attempt(mistakes, lambda: build(DataConfig, nested(chosen).get("data", {})))
-    if data is not None:
-        _attempt(mistakes, lambda: corpora.require(data))
+    own = nested(chosen)
+    data = made.data if made is not None else _attempt(mistakes, lambda: build(DataConfig, own.get("data", {}), "data."))
+    task = (
+        made.task if made is not None else _attempt(mistakes, lambda: build(type(start.task), own.get("task", {}), "task."))
+    )
+    if data is not None and task is not None:
+        _attempt(mistakes, lambda: task.require_data(data))
+    if made is not None:
+        _attempt(mistakes, made.model.require)
 
 
 def _start(named: Mapping[str, Any]) -> Config:

@@ -1,7 +1,7 @@
 """Config: all settings of a run, as one frozen value, and the way from what a person chose to it.
 
-Later layers win: the preset, what the agent recommends, a --config file, the flags. Only the last two are stored as
-chosen, so that another agent's recommendations take effect when a file is used again.
+Later layers win: the preset, what the task and the agent recommend, a --config file, the flags. Only the last two are
+stored as chosen, so that another agent's recommendations take effect when a file is used again.
 """
 
 import functools
@@ -17,6 +17,7 @@ from agents.base import Agent, NoConfig
 from envs.config import TrainingConfig
 from envs.presets import PRESETS, preset
 from envs.reward import kind
+from tying import tasks
 from tying.config import build, by_name, config, fields_of, flat, nested, override, setting, to_dict
 from tying.errors import InputError
 from tying.files import read_json
@@ -125,7 +126,7 @@ def resolve(*choices: Mapping[str, Any]) -> Config:
     sections = {name: getattr(base, name) for name in TrainingConfig.__pydantic_fields__}  # type: ignore[attr-defined]
     start = Config(**sections, agent=section(), preset=chosen.get("preset", DEFAULT_PRESET))
     try:
-        made = override(start, recommended, given)
+        made = override(start, tasks.recommended(given, base.task), recommended, given)
     except InputError as error:
         raise InputError([*lines, *error.lines]) from error
     lines += _conflicts(made)

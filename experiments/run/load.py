@@ -19,7 +19,7 @@ from tying.data import tokenizers
 from tying.errors import InputError
 from tying.files import read_json
 from tying.tasks.base import Task
-from tying.tasks.causal_lm import TOKENIZER_FILE
+from tying.tasks.text import TOKENIZER_FILE
 from tying.training.checkpoint import load_tensors
 from tying.training.trainer import load_parameters
 
@@ -96,12 +96,15 @@ class Run:
         Raises:
             InputError: If there is no model yet, or none that continues text, or the prompt has unknown characters.
         """
-        if not callable(getattr(self.model, "generate", None)):
+        generate = getattr(self.task, "generate", None)
+        if generate is None:
             raise InputError(f"{self.path}: the model of task {self.training_config.task.name!r} does not continue text")
         tokenizer = tokenizers.load(self.path / TOKENIZER_FILE)
         tokens = torch.tensor([list(tokenizers.encode(tokenizer, prompt))], device=device)
+        if not tokens.numel():
+            raise InputError(f"prompt {prompt!r}: no tokens for {self.path / TOKENIZER_FILE}; give some text")
         generator = torch.Generator(device).manual_seed(seed)
-        tokens = self.model.to(device).generate(tokens, num_tokens, generator, temperature, top_k)  # type: ignore[operator]
+        tokens = generate(self.model.to(device), tokens, num_tokens, generator, temperature, top_k)
         return str(tokenizer.decode(tokens[0].tolist()))
 
     def _weights(self) -> tuple[Path, Any]:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib", "tokenizers", "safetensors")
+_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib", "tokenizers", "transformers", "safetensors")
 
 
 def made_by() -> dict[str, Any]:

@@ -23,6 +23,7 @@ def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> 
         checkpoint.save_tensors(trainer.state_dict()["model"], temporary / "model.safetensors")
         (temporary / "pointers.json").write_text(json.dumps(list(trainer.pointers)) + "\n")
         (temporary / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        trainer.task.export(trainer.model, temporary)
         recorder.agent.save(temporary / "agent")
         title = f"{config.preset}, {config.agent.name}, seed {config.run.seed} (colour: set of weights, bold: its owner)"
         pointer_map.draw(recorder.history, title=title).savefig(temporary / "pointer_map.png", dpi=130)

@@ -1,18 +1,32 @@
 """Layer tying for the models of transformers: bind, train, save, load, resume."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from tying.hf.bind import share_modules, tie, untied
-from tying.hf.saving import from_pretrained
-from tying.hf.stacks import Stack, find_stacks
+if TYPE_CHECKING:
+    from tying.hf.bind import share_modules as share_modules
+    from tying.hf.bind import tie as tie
+    from tying.hf.bind import untied as untied
+    from tying.hf.callback import TyingCallback as TyingCallback
+    from tying.hf.saving import from_pretrained as from_pretrained
+    from tying.hf.stacks import Stack as Stack
+    from tying.hf.stacks import find_stacks as find_stacks
 
 __all__ = ["Stack", "TyingCallback", "find_stacks", "from_pretrained", "share_modules", "tie", "untied"]
 
+# Imported when they are asked for: settings are read without torch, and transformers.Trainer takes seconds.
+_LAZY = {
+    "Stack": "stacks",
+    "TyingCallback": "callback",
+    "find_stacks": "stacks",
+    "from_pretrained": "saving",
+    "share_modules": "bind",
+    "tie": "bind",
+    "untied": "bind",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Importing transformers.Trainer takes seconds, which only those who train with it should wait for.
-    if name == "TyingCallback":
-        from tying.hf.callback import TyingCallback
-
-        return TyingCallback
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -48,14 +48,18 @@ class ModelBinding(LayerBinding):
         self._record()
 
     def _record(self) -> None:
-        entry = {
-            "pointers": str(self.pointers),
-            "share": self.share,
-            "norms": self.norms,
-            "gradient": self.gradient,
-            "names": list(self.shared_names),
-        }
-        saving.record(self._whole, self._path, entry)
+        saving.record(self._whole, self._path, entry(self))
+
+
+def entry(binding: LayerBinding) -> dict[str, Any]:
+    """Return what `saving.record` keeps of a binding."""
+    return {
+        "pointers": str(binding.pointers),
+        "share": binding.share,
+        "norms": binding.norms,
+        "gradient": binding.gradient,
+        "names": list(binding.shared_names),
+    }
 
 
 def tie(

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from tying.binding import LayerBinding
 from tying.errors import InputError
 from tying.hf.bind import tie
+from tying.hf.decisions import AgentSchedule
 from tying.pointers import Pointers
 from tying.training import distributed
 
@@ -33,7 +34,12 @@ class TyingCallback(TrainerCallback):
         pointers: The pattern to start with; the model as it is where it is None.
         schedule: Patterns by the number of optimizer steps after which they hold ({0: "0 1 2 3", 500: "0 0 2 2"}), or a
             function of (steps done, pointers in force, last loss that Trainer logged or None) that returns a pattern.
-        every: A function is asked every so many optimizer steps.
+        agent: Decides in place of a schedule: a name of the registry of agents; an agent that has decided nothing yet, its
+            class, or a function of the environment that returns one. Its windows are rewarded as in
+            `tying/LayerTying-v0`, by the losses that Trainer logs; see `tying.hf.decisions`.
+        every: A function or an agent is asked every so many optimizer steps.
+        seed: Of the agent.
+        settings: Of the agent's environment and of an agent that is named: {"reward.param_weight": 0.3}.
         stack: Which blocks; see `tying.hf.tie`.
         share: See `tying.hf.tie`.
         gradient: See `tying.hf.tie`.
@@ -51,7 +57,10 @@ class TyingCallback(TrainerCallback):
         pointers: Pattern | None = None,
         *,
         schedule: Mapping[int, Pattern] | Decide | None = None,
+        agent: Any = None,
         every: int = 1,
+        seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
         stack: str | None = None,
         share: str | None = None,
         gradient: str | None = None,
@@ -60,8 +69,10 @@ class TyingCallback(TrainerCallback):
     ) -> None:
         self._decide = schedule if callable(schedule) else None
         self._schedule = {step: _parse(p) for step, p in ({} if schedule is None or self._decide else schedule).items()}  # type: ignore[union-attr]
-        if pointers is None and schedule is None:
-            raise InputError("TyingCallback: give pointers, a schedule or both")
+        if pointers is None and schedule is None and agent is None:
+            raise InputError("TyingCallback: give pointers, a schedule or an agent")
+        if agent is not None and schedule is not None:
+            raise InputError("TyingCallback: a schedule and an agent are both given: choose one")
         if pointers is not None:
             if 0 in self._schedule:
                 raise InputError("TyingCallback: the start is given twice, by pointers and by step 0 of the schedule")
@@ -69,6 +80,7 @@ class TyingCallback(TrainerCallback):
         if any(step < 0 for step in self._schedule) or every < 1:
             raise InputError("TyingCallback: steps of a schedule are 0 or more, `every` is 1 or more")
         self._every = every
+        self._agent = None if agent is None else AgentSchedule(agent, every, seed, settings or {})
         self._options = {"stack": stack, "share": share, "gradient": gradient, "norms": norms}
         self._writer = writer
         self._model: nn.Module | None = None
@@ -100,8 +112,20 @@ class TyingCallback(TrainerCallback):
             self._model.register_forward_pre_hook(self._find_wrapper)
         if state.global_step == 0 and 0 in self._schedule:
             self._rebind(self._schedule[0])
+        if self._agent is not None:
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                raise InputError("TyingCallback: an agent decides in one process; with several, give a schedule")
+            self._agent.begin(self.binding, self._model, self._start, args, state)
         self._open_writer(args, state)
         self._log(state)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """Ask the agent, once Trainer has logged, evaluated and saved the step before."""
+        if self._agent is not None:
+            assert self.binding is not None
+            new = self._agent.decide(self.binding, state)
+            if new is not None:
+                self._rebind(new)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Rebind, where the schedule says so; before Trainer saves the step's checkpoint."""
@@ -118,12 +142,17 @@ class TyingCallback(TrainerCallback):
         self._log(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-        """Put everything on disk."""
+        """Tell the agent how its last window went, and put everything on disk."""
+        if self._agent is not None:
+            assert self.binding is not None
+            self._agent.end(self.binding, state)
         if self._writer is not None:
             self._writer.flush()
 
     def _bind(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        if hasattr(model, "peft_config") and (self._decide is not None or set(self._schedule) - {0}):
+        if hasattr(model, "peft_config") and (
+            self._decide is not None or self._agent is not None or set(self._schedule) - {0}
+        ):
             raise InputError(
                 "TyingCallback: checkpoints of adapters hold no pointers; with PEFT give one pattern, pointers="
             )
@@ -136,6 +165,12 @@ class TyingCallback(TrainerCallback):
             raise InputError(f"pointers '{wrong}' are for {len(wrong)} layers, the model has {self.binding.num_layers}")
         if 0 in self._schedule:
             self.binding.rebind(self._schedule[0])
+        self._start = self.binding.pointers
+
+    @property
+    def agent(self) -> Any:
+        """The agent that decides; None without one, and before training begins."""
+        return None if self._agent is None else self._agent.agent
 
     def _rebind(self, new: Pointers) -> None:
         assert self.binding is not None

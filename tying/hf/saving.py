@@ -90,13 +90,14 @@ def from_pretrained(folder: str | Path, model_class: Any = None, **options: Any)
     Args:
         folder: A folder, or a name on the Hub. A model that was never tied is loaded as usual.
         model_class: A class of transformers, or one of its Auto classes; the class that was saved where it is None.
-        **options: As `from_pretrained` of transformers takes them (dtype, device_map, ...).
+        **options: As `from_pretrained` of transformers takes them (dtype, device_map, output_loading_info, ...).
 
     Raises:
         InputError: If the class has no such stack, or the folder lacks weights of one.
     """
     import transformers
 
+    wants_info = options.pop("output_loading_info", False)
     hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
     config, options = transformers.AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **hub, **options)
     is_tied = getattr(config, "transformers_weights", None) == GUARD
@@ -118,7 +119,7 @@ def from_pretrained(folder: str | Path, model_class: Any = None, **options: Any)
     if is_tied:
         keys = _ties(model, entries)
         model.all_tied_weights_keys = {k: v for k, v in model.all_tied_weights_keys.items() if k not in keys}
-    return model
+    return (model, found) if wants_info else model
 
 
 def read(entry: dict[str, Any]) -> Pointers:

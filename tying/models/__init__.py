@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Name to the model, and to its settings where these can be read without the model.
 MODELS = {"gpt": "tying.models.gpt:GPT"}
-_CONFIGS: dict[str, type[ModelConfig]] = {"gpt": GPTConfig}
+_CONFIGS: dict[str, type[ModelConfig] | str] = {"gpt": GPTConfig, "hf": "tying.hf.config:HFConfig"}
 
 
 def config_class(name: str) -> type[ModelConfig]:
@@ -23,7 +23,8 @@ def config_class(name: str) -> type[ModelConfig]:
     Raises:
         InputError: If there is none of that name.
     """
-    return _CONFIGS[name] if name in _CONFIGS else model_class(name).Config
+    found: type[ModelConfig] = registry.find("model", name, _CONFIGS) if name in _CONFIGS else model_class(name).Config
+    return found
 
 
 def model_class(name: str) -> "type[Model]":

@@ -91,16 +91,19 @@ class Model(nn.Module, ABC):
             (1, T + num_tokens) int64.
         """
         for _ in range(num_tokens):
-            logits = self(tokens[:, -self.config.context :])[:, -1].float()  # (1, V)
-            if temperature == 0:
-                new = logits.argmax(dim=-1, keepdim=True)
-            else:
-                logits = logits / temperature
-                if 0 < top_k < logits.shape[-1]:
-                    logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
-                new = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
-            tokens = torch.cat([tokens, new], dim=1)
+            logits = self(tokens[:, -self.config.context :])[:, -1]  # (1, V)
+            tokens = torch.cat([tokens, draw(logits, generator, temperature, top_k)], dim=1)
         return tokens
+
+
+def draw(logits: Tensor, generator: torch.Generator, temperature: float, top_k: int) -> Tensor:
+    """Return tokens drawn by their logits, (B, V) -> (B, 1); see `Model.generate`."""
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    logits = logits.float() / temperature
+    if 0 < top_k < logits.shape[-1]:
+        logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
 
 
 def num_params(model: nn.Module) -> int:

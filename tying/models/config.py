@@ -1,6 +1,6 @@
 """The settings of models, kept apart from the models: reading them needs no torch."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tying.config import config, setting
 from tying.errors import InputError
@@ -8,11 +8,24 @@ from tying.errors import InputError
 
 @config
 class ModelConfig:
-    """The settings that every model has; architectures add their own fields."""
+    """The settings that every model has; architectures add their own fields.
 
-    name: str = setting("architecture: gpt, or package.module:Class", default="gpt")
+    Attributes:
+        task: The only task that trains it; None: every task that builds its model from these settings.
+    """
+
+    name: str = setting("architecture: gpt, hf (under task hf), or package.module:Class", default="gpt")
     num_layers: int = setting("blocks L [layers, >= 1]", default=6, ge=1)
     context: int = setting("tokens T that the model sees at once [tokens, >= 1]", default=128, ge=1)
+
+    task: ClassVar[str | None] = None
+
+    def require(self) -> None:
+        """Check that files which the model begins with are there; nothing is read.
+
+        Raises:
+            InputError: If they are not.
+        """
 
 
 @config

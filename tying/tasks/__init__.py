@@ -3,9 +3,11 @@
 Another person's task is named "package.module:Class"; the class derives from `tying.tasks.base.Task`.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from tying import registry
+from tying.config import nested
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.models.config import ModelConfig
@@ -14,8 +16,9 @@ from tying.tasks.config import TaskConfig
 if TYPE_CHECKING:
     from tying.tasks.base import Task
 
-TASKS = {"causal_lm": "tying.tasks.causal_lm:CausalLM"}
-_CONFIGS: dict[str, type[TaskConfig]] = {"causal_lm": TaskConfig}
+# Name to the class, or to a function of the same arguments; and to the settings, where these can be read without it.
+TASKS = {"causal_lm": "tying.tasks.causal_lm:CausalLM", "hf": "tying.hf.task:make"}
+_CONFIGS: dict[str, type[TaskConfig] | str] = {"causal_lm": TaskConfig, "hf": "tying.hf.config:HFTaskConfig"}
 
 
 def config_class(name: str) -> type[TaskConfig]:
@@ -24,11 +27,12 @@ def config_class(name: str) -> type[TaskConfig]:
     Raises:
         InputError: If there is none of that name.
     """
-    return _CONFIGS[name] if name in _CONFIGS else task_class(name).Config
+    found: type[TaskConfig] = registry.find("task", name, _CONFIGS) if name in _CONFIGS else task_class(name).Config
+    return found
 
 
 def task_class(name: str) -> "type[Task]":
-    """Return a task by name.
+    """Return a task by name: its class, or the function in its place.
 
     Raises:
         InputError: If there is none of that name, or it cannot be imported.
@@ -37,6 +41,23 @@ def task_class(name: str) -> "type[Task]":
     if not isinstance(found, type) or not hasattr(found, "Config"):
         raise InputError(f"task {name!r} is no task: expected a class derived from tying.tasks.base.Task")
     return found
+
+
+def recommended(given: Mapping[str, Any], base: TaskConfig) -> Mapping[str, Any]:
+    """Return the settings that come with a change of task, dotted names to values.
+
+    Args:
+        given: Settings by section or dotted name, which may name another task.
+        base: The task that they would change.
+    """
+    section = nested(given).get("task", {})
+    name = section.get("name", base.name) if isinstance(section, Mapping) else base.name
+    if name == base.name or not isinstance(name, str):
+        return {}
+    try:
+        return config_class(name).recommended
+    except InputError:
+        return {}  # reported where the name is checked
 
 
 def make(task: TaskConfig, model: ModelConfig, data: DataConfig) -> "Task":

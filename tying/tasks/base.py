@@ -72,6 +72,10 @@ class Task(ABC):
         """Return the L equal blocks of a model that `build_model` made."""
         return list(model.h)  # type: ignore[arg-type]
 
+    def recompute(self, model: nn.Module) -> None:
+        """Let a model keep only its blocks' inputs for the backward pass and recompute the rest."""
+        model.recompute = True  # type: ignore[assignment]
+
     @abstractmethod
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:
         """Return training batch number `index`, a function of the arguments alone."""
@@ -112,6 +116,9 @@ class Task(ABC):
 
     def save_assets(self, folder: Path) -> None:  # noqa: B027 (a task may have none)
         """Write to a run's folder what its model needs to be used, such as a tokenizer."""
+
+    def export(self, model: nn.Module, folder: Path) -> None:  # noqa: B027 (most have no other form)
+        """Write a trained model, whose blocks are bound, to a run's final folder in another library's form."""
 
     def load_model(self, folder: Path) -> nn.Module:
         """Return a model of a run's shape, built from its folder without the data; the weights are not the run's yet."""

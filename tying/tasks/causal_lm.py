@@ -3,45 +3,20 @@
 Shapes: B batch, T tokens (the model's context).
 """
 
-import functools
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tying import models
 from tying.data import tokenizers
-from tying.data.tokens import TokenData, prepare
-from tying.files import replacing
-from tying.tasks.base import Batch, Task
-from tying.training.record import perplexity
-
-TOKENIZER_FILE = "tokenizer.json"
+from tying.tasks.base import Batch
+from tying.tasks.text import TOKENIZER_FILE, TextTask
 
 
-class CausalLM(Task):
-    """Next-token prediction on a corpus; batches are inputs and targets of (B, T) int64, losses nats per token."""
-
-    @functools.cached_property
-    def data(self) -> TokenData:
-        """The tokenized corpus."""
-        return prepare(self.data_config)
-
-    @property
-    def sequence_length(self) -> int:
-        """T."""
-        return self.model_config.context
-
-    @property
-    def uninformed_loss(self) -> float:
-        """log(vocabulary), nats per token."""
-        return math.log(self.data.vocab_size)
-
-    def require(self) -> None:
-        """See Task.require."""
-        self.data.require(self.model_config.context)
+class CausalLM(TextTask):
+    """Next-token prediction on a corpus."""
 
     def build_model(self, seed: int | None) -> nn.Module:
         """See Task.build_model."""
@@ -68,19 +43,18 @@ class CausalLM(Task):
         """Return the number of tokens predicted."""
         return batch[1].numel()
 
-    def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return `loss` in nats per token and `ppl`, its exponential."""
-        metrics = super().metrics(model, batches)
-        return {**metrics, "ppl": perplexity(metrics["loss"])}
-
-    def facts(self) -> dict[str, Any]:
-        """See Task.facts."""
-        return {"corpus": self.data.name, "corpus_sha256": self.data.corpus_sha256}
-
-    def save_assets(self, folder: Path) -> None:
-        """Write the tokenizer."""
-        with replacing(folder / TOKENIZER_FILE) as temporary:
-            self.data.tokenizer.save(str(temporary))
+    def generate(
+        self,
+        model: nn.Module,
+        tokens: Tensor,
+        num_tokens: int,
+        generator: torch.Generator,
+        temperature: float = 1.0,
+        top_k: int = 0,
+    ) -> Tensor:
+        """Continue a text; see `tying.models.base.Model.generate`."""
+        continued: Tensor = model.generate(tokens, num_tokens, generator, temperature, top_k)  # type: ignore[operator]
+        return continued
 
     def load_model(self, folder: Path) -> nn.Module:
         """See Task.load_model; the tokenizer says how large the vocabulary is."""

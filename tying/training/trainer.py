@@ -82,7 +82,7 @@ class Trainer:
         self.iteration = 0
         self.model = task.build_model(seed).to(self.device)
         if config.recompute:
-            self.model.recompute = True  # type: ignore[assignment]
+            task.recompute(self.model)
         self.optimizer = make_optimizer(self.model, self.optim)
         blocks = task.blocks(self.model)
         self.binding = LayerBinding(blocks, self.optimizer, binding.share, binding.gradient, binding.norms)

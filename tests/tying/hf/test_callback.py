@@ -206,7 +206,7 @@ def lora(model: Any) -> Any:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "nothing": (lambda _: TyingCallback(), "give pointers, a schedule or both"),
+    "nothing": (lambda _: TyingCallback(), "give pointers, a schedule or an agent"),
     "two starts": (lambda _: TyingCallback("0 0 2 2", schedule={0: "0 1 2 3"}), "the start is given twice"),
     "negative step": (lambda _: TyingCallback(schedule={-1: "0 1 2 3"}), "0 or more"),
     "no interval": (lambda _: TyingCallback("0 0 2 2", every=0), "`every` is 1 or more"),

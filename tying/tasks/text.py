@@ -1,0 +1,53 @@
+"""What all tasks over running text have in common: a corpus in tokens, losses in nats per token."""
+
+import functools
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tying.data.tokens import TokenData, prepare
+from tying.files import replacing
+from tying.tasks.base import Batch, Task
+from tying.training.record import perplexity
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class TextTask(Task):
+    """A task over the tokens of a corpus; batches are inputs and targets of (B, T) int64."""
+
+    @functools.cached_property
+    def data(self) -> TokenData:
+        """The tokenized corpus."""
+        return prepare(self.data_config)
+
+    @property
+    def sequence_length(self) -> int:
+        """T."""
+        return self.model_config.context
+
+    @property
+    def uninformed_loss(self) -> float:
+        """log(vocabulary), nats per token."""
+        return math.log(self.data.vocab_size)
+
+    def require(self) -> None:
+        """See Task.require."""
+        self.data.require(self.model_config.context)
+
+    def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return `loss` in nats per token and `ppl`, its exponential."""
+        metrics = super().metrics(model, batches)
+        return {**metrics, "ppl": perplexity(metrics["loss"])}
+
+    def facts(self) -> dict[str, Any]:
+        """See Task.facts."""
+        return {"corpus": self.data.name, "corpus_sha256": self.data.corpus_sha256}
+
+    def save_assets(self, folder: Path) -> None:
+        """Write the tokenizer."""
+        with replacing(folder / TOKENIZER_FILE) as temporary:
+            self.data.tokenizer.save(str(temporary))
