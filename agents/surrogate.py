@@ -161,6 +161,7 @@ class SurrogateAgent(SearchAgent):
     """
 
     Config = SurrogateConfig
+    resumable = True
     needs_telescoping = True
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
@@ -171,6 +172,7 @@ class SurrogateAgent(SearchAgent):
         self._forget_run()
 
     def _forget_run(self) -> None:
+        self._candidates: list[Pointers] = []
         self._tried: list[Pointers] = []
         self._levels: list[float] = []
         self._times: list[float] = []
@@ -203,11 +205,15 @@ class SurrogateAgent(SearchAgent):
         self._tried.append(view.pointers)
         self._levels.append(self._total)
         self._times.append(1 - view.scalar("remaining"))
-        trends = np.array(self._times)[:, None] ** np.arange(self.config.trend + 1)
-        self._posterior = self._kernel.posterior(self._candidates(), self._tried, np.array(self._levels), trends)
+        self._candidates = self._choose_candidates()
+        self._posterior = self._believe()
         self._best = self._posterior.best
 
-    def _candidates(self) -> list[Pointers]:
+    def _believe(self) -> Posterior:
+        trends = np.array(self._times)[:, None] ** np.arange(self.config.trend + 1)
+        return self._kernel.posterior(self._candidates, self._tried, np.array(self._levels), trends)
+
+    def _choose_candidates(self) -> list[Pointers]:
         if self._all is not None:
             return self._all
         tried = sorted(set(self._tried))  # always among them: the best may be one
@@ -216,10 +222,24 @@ class SurrogateAgent(SearchAgent):
         return [*tried, *(around[i] for i in index)]
 
     def save_state(self, folder: Path) -> None:
-        """Write the best pattern."""
-        (folder / "search.json").write_text(json.dumps({"best": self._best}))
+        """Write the best pattern, all that was seen, and the generator."""
+        state = {
+            "best": self._best,
+            "candidates": self._candidates,
+            "tried": self._tried,
+            "levels": self._levels,
+            "times": self._times,
+            "total": self._total,
+            "generator": self._generator.bit_generator.state,
+        }
+        (folder / "search.json").write_text(json.dumps(state))
 
     def load_state(self, folder: Path) -> None:
-        """Read the best pattern."""
-        best = read_json(folder / "search.json")["best"]
-        self._best = best and Pointers(best)
+        """Read them; what is believed follows from what was seen."""
+        state = read_json(folder / "search.json")
+        self._best = state["best"] and Pointers(state["best"])
+        self._candidates = [Pointers(pattern) for pattern in state["candidates"]]
+        self._tried = [Pointers(pattern) for pattern in state["tried"]]
+        self._levels, self._times, self._total = state["levels"], state["times"], float(state["total"])
+        self._generator.bit_generator.state = state["generator"]
+        self._posterior = self._believe() if self._tried else None

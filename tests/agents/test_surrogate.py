@@ -210,7 +210,7 @@ def test_what_is_saved_recommends_the_same(tmp_path: Path) -> None:
     env = instant(num_decisions=30, noise=0.05)
     agent = agents.make("surrogate", env, seed=4, explore=1.0, features="rule").learn(env, 30)
     agent.save(tmp_path / "agent")
-    loaded = agents.load("surrogate", tmp_path / "agent", instant())
+    loaded = agents.load(tmp_path / "agent", instant())
     assert loaded.recommend() == agent.recommend() != Pointers.independent(6)
     assert isinstance(loaded.recommend(), Pointers)
     assert loaded.config == agent.config
