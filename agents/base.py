@@ -249,7 +249,7 @@ class Agent:
                     raise InputError(
                         f"{folder}: the agent was saved with {name} {facts[name]}, this environment has {here}"
                     )
-        with _damage_named(Path(folder)):
+        with _damage_named(Path(folder), "save the agent again"):
             agent.load_state(Path(folder))
         return agent
 
@@ -268,7 +268,7 @@ class Agent:
         Raises:
             InputError: If the snapshot is damaged.
         """
-        with _damage_named(folder):
+        with _damage_named(folder, f"remove {folder.parent}: the record is then replayed whole"):
             self.load_state(folder)
             generators.set_state(read_json(folder / GENERATORS_FILE))
         self._num_restored = decisions
@@ -281,7 +281,7 @@ class Agent:
 
 
 @contextmanager
-def _damage_named(folder: Path) -> Iterator[None]:
+def _damage_named(folder: Path, way_out: str) -> Iterator[None]:
     """Turn what reading a saved agent raises into lines that name its folder."""
     try:
         yield
@@ -289,7 +289,7 @@ def _damage_named(folder: Path) -> Iterator[None]:
         raise InputError([line if str(folder) in line else f"{folder}: {line}" for line in error.lines]) from error
     except Exception as error:  # each library raises its own types for damaged files
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{folder}: damaged ({type(error).__name__}: {reason}); save the agent again") from error
+        raise InputError(f"{folder}: damaged ({type(error).__name__}: {reason}); {way_out}") from error
 
 
 def is_resumable(agent: Any) -> bool:

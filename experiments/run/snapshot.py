@@ -51,7 +51,7 @@ def require(folder: Path, run: str) -> None:
     Raises:
         InputError: If it is not.
     """
-    way_out = f"; remove {folder.parent}: the agent is then shown the whole record again"
+    way_out = f"; remove {folder.parent}: the record is then replayed whole"
     try:
         facts: Any = read_json(folder / _FILE)
     except InputError as error:
