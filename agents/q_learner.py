@@ -156,7 +156,6 @@ class QLearner:
         """Write the learner's state; `planned` is kept beside it."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"generator": self.generator.get_state(), "rewards": self.rewards, "planned": planned}
-        state |= {"figures": self.figures}
         torch.save({**state, "pending": list(self.pending), "num_layers": self.num_layers}, folder / "state.pt")
 
     def load(self, folder: Path) -> int:
@@ -168,7 +167,6 @@ class QLearner:
                 part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.rewards, self.pending = state["rewards"], deque(state["pending"] if same else [])
-        self.figures = state["figures"]
         return int(state["planned"])
 
     def _parts(self) -> Mapping[str, Any]:

@@ -115,8 +115,7 @@ class SB3Agent(Agent):
         progress = {
             "clock": self._clock(),
             "action_space": self.model.action_space.np_random.bit_generator.state,
-            "figures": self._collector.values,
-            "next_figures": numbers(self.model.logger.name_to_value),
+            "figures": numbers(self.model.logger.name_to_value),
         }
         (folder / "progress.json").write_text(json.dumps(progress))
         buffer = getattr(self.model, "replay_buffer", None)
@@ -130,8 +129,7 @@ class SB3Agent(Agent):
         for name, here in self._clock().items():
             setattr(self.model, name, type(here)(progress["clock"][name]))
         self.model.action_space.np_random.bit_generator.state = progress["action_space"]
-        self._collector.values = numbers(progress["figures"])
-        for name, value in numbers(progress["next_figures"]).items():
+        for name, value in numbers(progress["figures"]).items():
             self.model.logger.record(name, value)
         buffer = getattr(self.model, "replay_buffer", None)
         if buffer is not None:

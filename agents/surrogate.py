@@ -28,6 +28,8 @@ from tying.pointers import Pointers
 # All patterns are candidates up to this many layers (877 of them); beyond it what was tried and a sample around it are.
 _MOST_LAYERS = 7
 _SAMPLED = 400
+# Windows that are remembered: the time of a decision grows with their cube, and a model in training leaves old ones behind.
+_REMEMBERED = 100
 # Variance of what all patterns have in common, in units of what sets them apart: nothing is known of it.
 _COMMON = 1e4
 # Variances of the noise to choose from, in the same units.
@@ -197,7 +199,7 @@ class SurrogateAgent(SearchAgent):
         return self._best if self._posterior is None else self._posterior.draw(self._generator)
 
     def learn_from(self, step: Transition) -> None:
-        """Add the window to what was seen, and look for the best again."""
+        """Add the window to what was seen, forget the oldest of many, and look for the best again."""
         if not exploring(self.view(step.observation), self.config.explore):
             return
         view = self.view(step.next_observation)
@@ -205,6 +207,8 @@ class SurrogateAgent(SearchAgent):
         self._tried.append(view.pointers)
         self._levels.append(self._total)
         self._times.append(1 - view.scalar("remaining"))
+        for seen in (self._tried, self._levels, self._times):
+            del seen[:-_REMEMBERED]
         self._candidates = self._choose_candidates()
         self._posterior = self._believe()
         self._best = self._posterior.best

@@ -73,7 +73,7 @@ class Job:
         lines = _known_decisions(directory)
         start = directory.snapshot_before(len(lines))
         if start:
-            snapshot.require(directory.snapshot_folder(start), snapshot.digest(directory, lines[:start]).hexdigest())
+            snapshot.require(directory.snapshot_folder(start), snapshot.digest(directory, start).hexdigest())
         return cls(directory, config, (), lines, start, True, *_actors(config, directory, lines, start))
 
     @property

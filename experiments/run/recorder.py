@@ -59,7 +59,7 @@ class Recorder:
         self.lines = list(lines)
         self._num_known = len(lines)
         self._num_shown = self._last_boundary = start
-        self._digest = snapshot.digest(directory, lines[:start])
+        self._digest = snapshot.digest(directory, start)
         self._mark = time.perf_counter()
         self._start = self._mark - (lines[-1].wall_s if lines else 0.0)
         self._cpu_start = time.process_time() - (lines[-1].cpu_s if lines else 0.0)

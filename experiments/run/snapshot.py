@@ -6,12 +6,11 @@ digest of its settings and of its first decisions is in it.
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.base import Agent
-from experiments.run.directory import Line, RunDirectory
+from experiments.run.directory import RunDirectory
 from tying.errors import InputError
 from tying.files import read_json, replacing
 
@@ -22,11 +21,11 @@ FORMAT = 1
 _FILE = "snapshot.json"
 
 
-def digest(directory: RunDirectory, lines: Iterable[Line]) -> "_Hash":
-    """Return the digest of a run's settings and decisions; `update` takes the text of further lines."""
+def digest(directory: RunDirectory, decisions: int) -> "_Hash":
+    """Return the digest of a run's settings and first decisions; `update` takes further lines of the record."""
     found = hashlib.sha256(directory.config_file.read_bytes())
-    for line in lines:
-        found.update(line.to_json().encode())
+    if decisions:
+        found.update(b"".join(directory.decisions_file.read_bytes().splitlines(keepends=True)[:decisions]))
     return found
 
 

@@ -188,6 +188,22 @@ def test_a_level_is_the_sum_of_all_pays_up_to_its_window() -> None:
     assert agent._times == pytest.approx([number / 10 for number in range(1, 11)])
 
 
+def test_it_remembers_the_newest_hundred_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    posterior = Kernel.posterior
+
+    def counted(self: Kernel, candidates: Any, tried: Any, levels: np.ndarray, trends: np.ndarray) -> Posterior:
+        assert len(tried) == len(levels) == len(trends)
+        seen.append(len(tried))
+        return posterior(self, candidates, tried, levels, trends)
+
+    monkeypatch.setattr(Kernel, "posterior", counted)
+    env = instant(num_layers=3, num_decisions=130)
+    agent: Any = agents.make("surrogate", env, explore=1.0).learn(env, 130)
+    assert seen == [*range(1, 101), *[100] * 30]
+    assert agent._times[0] == pytest.approx(31 / 130)
+
+
 def test_it_draws_rather_than_takes_what_it_would_keep() -> None:
     env = instant(num_layers=5, num_decisions=30, noise=0.05)
     taken: list[Pointers] = []
@@ -216,7 +232,7 @@ def test_what_is_saved_recommends_the_same(tmp_path: Path) -> None:
     assert loaded.config == agent.config
     untaught = agents.make("surrogate", env)
     untaught.save(tmp_path / "untaught")
-    assert agents.load("surrogate", tmp_path / "untaught", env).recommend() is None
+    assert agents.load(tmp_path / "untaught", env).recommend() is None
 
 
 @pytest.mark.parametrize("name", ["local_search", "evolution", "surrogate"])
