@@ -7,7 +7,8 @@ resumed.
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -15,6 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from agents import generators
 from tying import interface
 from tying.config import build, config, to_dict
 from tying.errors import InputError
@@ -26,6 +28,7 @@ Diagnostics = dict[str, float | list[float]]
 Explanation = tuple[bool | None, float | None]
 Callback = Callable[["Agent"], bool | None]
 AGENT_FILE = "agent.json"
+GENERATORS_FILE = "generators.json"
 
 
 class Transition(NamedTuple):
@@ -66,6 +69,9 @@ class Agent:
         action_spaces: The kinds of action space that it can decide in.
         needs_telescoping: Whether it adds rewards up and needs a reward whose sums rank patterns (`improvement`, `fork`).
         any_depth: Whether its saved state fits any number of layers.
+        resumable: Whether `save_state` writes its whole state, so that runs can be resumed from a snapshot of it. A class
+            says so for itself and not for its subclasses, which may have more state (see `is_resumable`).
+        on_boundary: Called by `learn` wherever its loop could be entered again: all that it was shown is learned from.
         name: The name that it was made by; saved with it.
         env: The environment that it was made for; once it learns, the one that it decides in.
     """
@@ -74,13 +80,16 @@ class Agent:
     action_spaces: ClassVar[tuple[type[spaces.Space[Any]], ...]] = (spaces.Discrete, spaces.MultiDiscrete)
     needs_telescoping: ClassVar[bool] = False
     any_depth: bool = False
+    resumable: ClassVar[bool] = False
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         self.env = env
         self.seed = seed
         self.config: Any = build(self.Config, hyperparameters, "agent.")
         self.name = f"{type(self).__module__}:{type(self).__qualname__}"
+        self.on_boundary: Callable[[], None] | None = None
         self._view: ObservationView | None = None
+        self._num_restored = 0
 
     @classmethod
     def recommended(cls, config: Any) -> Mapping[str, Any]:
@@ -142,13 +151,17 @@ class Agent:
         self.env = env
         observation, _ = env.reset(seed=self.seed)
         masks = masks_of(env)
-        self.begin_episode(observation)
-        for index in range(decisions):
+        start = self.take_restored()
+        if not start:
+            self.begin_episode(observation)
+        for index in range(start, decisions):
             action = action_of(self, observation, masks)
             next_observation, reward, terminated, truncated, _ = env.step(action)
             next_masks = masks_of(env)
             self.learn_from(Transition(observation, action, float(reward), next_observation, terminated, next_masks))
             observation, masks = next_observation, next_masks
+            if self.on_boundary is not None:
+                self.on_boundary()
             if callback is not None and callback(self) is False:
                 break
             if (terminated or truncated) and index + 1 < decisions:
@@ -171,6 +184,11 @@ class Agent:
         if decisions is None or decisions < 0:
             raise InputError(f"learn: decisions = {decisions!r}: expected a whole number of at least 0")
         return self.env if env is None else env, decisions
+
+    def take_restored(self) -> int:
+        """Return the number of decisions that a restored agent's run begins after, once; 0 for all others."""
+        restored, self._num_restored = self._num_restored, 0
+        return restored
 
     def learn_from(self, step: Transition) -> None:
         """Take in one transition; does nothing unless an agent overrides it."""
@@ -198,15 +216,18 @@ class Agent:
         """Write the agent to a folder that does not exist yet."""
         with replacing(Path(folder)) as temporary:
             temporary.mkdir(parents=True)
-            facts = {
-                "agent": self.name,
-                "seed": self.seed,
-                "num_layers": self.num_layers,
-                "action_space": str(self.env.action_space),
-                "hyperparameters": to_dict(self.config),
-            }
-            (temporary / AGENT_FILE).write_text(json.dumps(facts, indent=2))
-            self.save_state(temporary)
+            self._write(temporary)
+
+    def _write(self, folder: Path) -> None:
+        facts = {
+            "agent": self.name,
+            "seed": self.seed,
+            "num_layers": self.num_layers,
+            "action_space": str(self.env.action_space),
+            "hyperparameters": to_dict(self.config),
+        }
+        (folder / AGENT_FILE).write_text(json.dumps(facts, indent=2))
+        self.save_state(folder)
 
     @classmethod
     def load(cls, folder: str | Path, env: gymnasium.Env[Any, Any]) -> Self:
@@ -228,20 +249,52 @@ class Agent:
                     raise InputError(
                         f"{folder}: the agent was saved with {name} {facts[name]}, this environment has {here}"
                     )
-        try:
+        with _damage_named(Path(folder), "save the agent again"):
             agent.load_state(Path(folder))
-        except InputError as error:
-            raise InputError([line if str(folder) in line else f"{folder}: {line}" for line in error.lines]) from error
-        except Exception as error:  # each library raises its own types for damaged files
-            reason = (str(error).splitlines() or [""])[0]
-            raise InputError(f"{folder}: damaged ({type(error).__name__}: {reason}); save the agent again") from error
         return agent
+
+    def snapshot(self, folder: Path) -> None:
+        """Write the agent of a run in progress into an empty folder: what `save` writes, and the global generators."""
+        self._write(folder)
+        (folder / GENERATORS_FILE).write_text(json.dumps(generators.state()))
+
+    def restore(self, folder: Path, decisions: int) -> None:
+        """Take over a snapshot, so that the next `learn` continues bit by bit as the snapshot's agent did.
+
+        Args:
+            folder: Written by `snapshot` of an agent that was made in the same way.
+            decisions: That it was taken after; `reset` of the environment must lead there (`TyingEnv.restore`).
+
+        Raises:
+            InputError: If the snapshot is damaged.
+        """
+        with _damage_named(folder, f"remove {folder.parent}: the record is then replayed whole"):
+            self.load_state(folder)
+            generators.set_state(read_json(folder / GENERATORS_FILE))
+        self._num_restored = decisions
 
     def save_state(self, folder: Path) -> None:
         """Write what was learned."""
 
     def load_state(self, folder: Path) -> None:
         """Read what was learned."""
+
+
+@contextmanager
+def _damage_named(folder: Path, way_out: str) -> Iterator[None]:
+    """Turn what reading a saved agent raises into lines that name its folder."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError([line if str(folder) in line else f"{folder}: {line}" for line in error.lines]) from error
+    except Exception as error:  # each library raises its own types for damaged files
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{folder}: damaged ({type(error).__name__}: {reason}); {way_out}") from error
+
+
+def is_resumable(agent: Any) -> bool:
+    """Return whether an agent's own class says that its saved state is whole."""
+    return bool(vars(type(agent)).get("resumable", False))
 
 
 def read_agent(folder: str | Path) -> dict[str, Any]:

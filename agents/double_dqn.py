@@ -68,6 +68,7 @@ class DoubleDQNAgent(Agent):
     """
 
     Config = DoubleDQNConfig
+    resumable = True
     action_spaces = (spaces.Discrete,)
     learner: "QLearner"
 

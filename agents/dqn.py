@@ -28,6 +28,7 @@ class DQNAgent(ValueAgent):
 
     Config = DQNConfig
     action_spaces = (spaces.Discrete,)
+    resumable = True
     algorithm = "stable_baselines3:DQN"
 
     def q_values(self, observation: np.ndarray) -> np.ndarray:

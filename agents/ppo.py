@@ -31,6 +31,7 @@ class PPOAgent(PolicyAgent):
     """It knows no masks; decides in every action mode."""
 
     Config = PPOConfig
+    resumable = True
     algorithm = "stable_baselines3:PPO"
 
     def arguments(self) -> dict[str, Any]:
@@ -45,6 +46,7 @@ class PPOAgent(PolicyAgent):
 class MaskablePPOAgent(PPOAgent):
     """PPO that gives illegal actions no probability."""
 
+    resumable = True
     algorithm = "sb3_contrib:MaskablePPO"
 
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:

@@ -7,6 +7,7 @@ start.
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -86,6 +87,11 @@ class SB3Agent(Agent):
             self.model.set_env(_monitored(env))
             self.model.get_env().seed(self.seed)
         first = self.model.num_timesteps == 0
+        restored = self.take_restored()
+        if restored:  # the library would take what `reset` shows for the beginning of an episode
+            self.model._last_obs = self.model.get_env().reset()
+            self.model._last_episode_starts = np.zeros(1, dtype=bool)
+            decisions -= restored
         self.model.learn(decisions, callback=Stop(self, decisions, callback), log_interval=1, reset_num_timesteps=first)
         return self
 
@@ -104,24 +110,30 @@ class SB3Agent(Agent):
         return self.model.policy.obs_to_tensor(observation)[0]
 
     def save_state(self, folder: Path) -> None:
-        """Write the model, its clock and, where it has one, its replay buffer."""
+        """Write the model, its clock and, where it has one, its replay buffer as far as it is filled."""
         self.model.save(folder / "model.zip")
-        (folder / "clock.json").write_text(json.dumps(self._clock()))
+        progress = {
+            "clock": self._clock(),
+            "action_space": self.model.action_space.np_random.bit_generator.state,
+            "figures": numbers(self.model.logger.name_to_value),
+        }
+        (folder / "progress.json").write_text(json.dumps(progress))
         buffer = getattr(self.model, "replay_buffer", None)
         if buffer is not None:
-            np.savez(folder / "replay_buffer.npz", **{k: v for k, v in vars(buffer).items() if _is_stored(v)})
+            np.savez(folder / "replay_buffer.npz", **_stored(buffer))
 
     def load_state(self, folder: Path) -> None:
         """Read them; nothing is unpickled."""
         self.model.set_parameters(str(folder / "model.zip"), device="cpu")
-        clock = read_json(folder / "clock.json")
+        progress = read_json(folder / "progress.json")
         for name, here in self._clock().items():
-            setattr(self.model, name, type(here)(clock[name]))
+            setattr(self.model, name, type(here)(progress["clock"][name]))
+        self.model.action_space.np_random.bit_generator.state = progress["action_space"]
+        for name, value in numbers(progress["figures"]).items():
+            self.model.logger.record(name, value)
         buffer = getattr(self.model, "replay_buffer", None)
         if buffer is not None:
-            for name, value in read_arrays(folder / "replay_buffer.npz").items():
-                here = getattr(buffer, name)
-                setattr(buffer, name, value if isinstance(here, np.ndarray) else type(here)(value))
+            _fill(buffer, read_arrays(folder / "replay_buffer.npz"))
 
     def _clock(self) -> dict[str, Any]:
         """Return the counters that say where learning and exploration are."""
@@ -211,6 +223,29 @@ def _monitored(env: gymnasium.Env[Any, Any]) -> Any:
     return Monitor(env)
 
 
-def _is_stored(value: Any) -> bool:
-    """Return whether a member of a replay buffer is data: arrays, and the place and state of the ring."""
-    return isinstance(value, np.ndarray) or type(value) in (int, bool)
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return those of the values that a model logs which are numbers; pictures and texts are left out."""
+    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float, np.number))}
+
+
+def _stored(buffer: Any) -> dict[str, Any]:
+    """Return the data of a replay buffer: the filled rows of arrays, and the place and state of the ring."""
+    members = {name: value for name, value in vars(buffer).items() if isinstance(value, np.ndarray)}
+    rows = {name: value[: buffer.size()] for name, value in members.items()}
+    return {**rows, **{name: value for name, value in vars(buffer).items() if type(value) in (int, bool)}}
+
+
+def _fill(buffer: Any, stored: Mapping[str, np.ndarray]) -> None:
+    """Put the data of `_stored` into an empty replay buffer.
+
+    Raises:
+        ValueError: If they are of another buffer.
+    """
+    for name, value in stored.items():
+        here = getattr(buffer, name)
+        if not isinstance(here, np.ndarray):
+            setattr(buffer, name, type(here)(value))
+        elif value.dtype != here.dtype or value.shape[1:] != here.shape[1:] or len(value) > len(here):
+            raise ValueError(f"replay buffer: {name} has shape {value.shape}, here {here.shape}")
+        else:
+            here[: len(value)] = value

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
 from agents.base import Agent, Callback
+from agents.sb3 import numbers
 
 
 class Collector(KVWriter):
@@ -17,7 +17,7 @@ class Collector(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Take the numbers; pictures and texts are left out."""
-        self.values |= {k: float(v) for k, v in key_values.items() if isinstance(v, (int, float, np.number))}
+        self.values |= numbers(key_values)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -31,6 +31,11 @@ class Stop(BaseCallback):
         self.agent = agent
         self.decisions = decisions
         self.callback = callback
+
+    def _on_rollout_start(self) -> None:
+        # Whatever was collected before is learned from.
+        if self.agent.on_boundary is not None:
+            self.agent.on_boundary()
 
     def _on_step(self) -> bool:
         # DQN dumps its figures at the end of an episode only, which is the end of the run.

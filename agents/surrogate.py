@@ -113,7 +113,15 @@ class SurrogateAgent(SearchAgent):
         super().__init__(env, seed, **hyperparameters)
         self._all = list(Pointers.all(self.num_layers)) if self.num_layers <= _MAX_LAYERS else None
         self._best: Pointers | None = None
-        self._next: Pointers | None = None
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        self._next = self._best
+        self._windows: deque[tuple[Pointers, float, float]] = deque(maxlen=MAX_WINDOWS)  # pattern, time, level
+        self._level = 0.0
+        self._due = 0  # windows until the process is chosen again
+        self._chosen = 0  # its place among `processes`
+        self._process: Any = None
 
     @property
     def best(self) -> Pointers | None:
@@ -122,10 +130,8 @@ class SurrogateAgent(SearchAgent):
 
     def begin(self, pointers: Pointers) -> None:
         """Begin with the best pattern of the run before, or else the one in force."""
-        self._best = self._next = self._best or pointers
-        self._windows: deque[tuple[Pointers, float, float]] = deque(maxlen=MAX_WINDOWS)  # pattern, time, level
-        self._level = 0.0
-        self._due = 0  # windows until the process is chosen again
+        self._best = self._best or pointers
+        self._forget_run()
 
     def propose(self, pointers: Pointers) -> Pointers:
         """Return the best pattern under a draw from the posterior; at first, the pattern that the run begins with."""
@@ -150,9 +156,13 @@ class SurrogateAgent(SearchAgent):
         tried, times, levels = zip(*self._windows, strict=True)
         data = encode(tried, times), np.array(levels)
         if self._due == 0:
-            self._process = max((process.fit(*data) for process in processes(self.config.features)), key=evidence)
+            fitted = [process.fit(*data) for process in processes(self.config.features)]
+            self._chosen = int(np.argmax([evidence(process) for process in fitted]))
+            self._process = fitted[self._chosen]
             self._due = 1 + len(levels) // 5
         self._due -= 1
+        if self._process is None:  # after loading
+            self._process = processes(self.config.features)[self._chosen]
         mean, covariance = self._process.fit(*data).predict(encode(candidates, times[-1]), return_cov=True)
         return mean, scale(self._process) * covariance
 
@@ -168,10 +178,16 @@ class SurrogateAgent(SearchAgent):
         return list(candidates)
 
     def save_state(self, folder: Path) -> None:
-        """Write the best pattern."""
-        (folder / "search.json").write_text(json.dumps({"best": self._best}))
+        """Write the best pattern, the evidence, and the generator."""
+        state = {name: getattr(self, f"_{name}") for name in ("best", "next", "level", "due", "chosen")}
+        state |= {"windows": list(self._windows), "generator": self._generator.bit_generator.state}
+        (folder / "search.json").write_text(json.dumps(state))
 
     def load_state(self, folder: Path) -> None:
-        """Read the best pattern."""
-        best = read_json(folder / "search.json")["best"]
-        self._best = best and Pointers(best)
+        """Read them."""
+        state = read_json(folder / "search.json")
+        self._forget_run()
+        self._best, self._next = (state[name] and Pointers(state[name]) for name in ("best", "next"))
+        self._level, self._due, self._chosen = float(state["level"]), int(state["due"]), int(state["chosen"])
+        self._windows.extend((Pointers(pattern), time, level) for pattern, time, level in state["windows"])
+        self._generator.bit_generator.state = state["generator"]

@@ -4,7 +4,7 @@ One step: action -> pointers -> a window of `decision_interval` iterations -> lo
 One episode: one run of the simulator's iterations; its end is `terminated`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
@@ -139,6 +139,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         self.on_decision: Listener | None = None
         self.explain: Callable[[np.ndarray, np.ndarray, Any], Explanation] | None = None
         self._run_seed: int | None = None
+        self._head: Sequence[StepRecord] = ()
         self.initial_pointers = strategies.make(config.initial_pointers, simulator.num_layers)
         self.mode = actions.make(config.action_mode, simulator.num_layers)
         self.action_space = self.mode.space
@@ -179,14 +180,28 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a run; see the class."""
         super().reset(seed=seed)
+        stepped = len(self._history) > len(self._head)
         if seed is not None:
             self._run_seed = seed
-        elif self._run_seed is None or self.record.decision >= 0:
+        elif self._run_seed is None or stepped:
             self._run_seed = int(self.np_random.integers(2**31))
         self.simulator.reset(self._run_seed)
         self._begin()
+        self._head = () if stepped else self._head
+        for record in self._head:
+            self._enter(record)
         self._observation = self._observe()
         return self._observation, {"pointers": list(self.pointers), "num_unique_layers": self.pointers.num_unique}
+
+    def restore(self, records: Sequence[StepRecord]) -> None:
+        """Let the run begin after known decisions: `reset` puts the environment into the state after the last of them.
+
+        It does so until a step is taken. The simulator must answer from there too.
+
+        Args:
+            records: The first decisions of a run under the same settings; rewards are computed from their measurements.
+        """
+        self._head = records
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one decision and train a window; see the class.
@@ -204,12 +219,16 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         record = self.simulator.run(record, self.reward.config.num_batches, fork)
         if self.reward.needs_fork and not fork:
             record = replace(record, fork_loss=record.reward_loss)
-        self.record = self.reward.rewarded(record)
-        self._history.append((self.record.iteration, self.record.pointers))
+        self._enter(record)
         if self.on_decision is not None:
             self.on_decision(self.record, observation, masks)
         self._observation = self._observe()
         return self._observation, self.record.reward, self._over, False, self._info()
+
+    def _enter(self, record: StepRecord) -> None:
+        """Take over the state after a window."""
+        self.record = self.reward.rewarded(record)
+        self._history.append((self.record.iteration, self.record.pointers))
 
     def _decide(self, action: Any, observation: np.ndarray, masks: np.ndarray) -> StepRecord:
         """Return the record of an action, as far as it is known before the window is trained."""

@@ -129,21 +129,23 @@ class ResumedSimulator:
     """A run whose first windows are known: they are answered from the record, then training resumes from a checkpoint.
 
     Agents are functions of their seed and of what they were shown, so showing them the record again brings any agent
-    back to where it was, bit by bit: replay buffers, exploration, half-filled rollouts and all.
+    back to where it was, bit by bit: replay buffers, exploration, half-filled rollouts and all. An agent that was restored
+    from a snapshot is shown the rest of the record, and has to decide as it did there.
 
     Args:
         live: The simulator that trains.
         records: The decisions up to the checkpoint.
         folder: The checkpoint after the last of them.
+        start: Decisions that the agent need not be shown, fewer than there are: it was restored from a snapshot.
     """
 
-    def __init__(self, live: TrainingSimulator, records: Sequence[StepRecord], folder: Path) -> None:
+    def __init__(self, live: TrainingSimulator, records: Sequence[StepRecord], folder: Path, start: int = 0) -> None:
         self.live = live
         self.num_layers = live.num_layers
         self.num_iterations = live.num_iterations
         self.records = records
         self.folder = folder
-        self._next = 0
+        self._next = start
 
     def reset(self, seed: int) -> None:
         """Begin the run again; once it is at its end, the live simulator begins new ones."""

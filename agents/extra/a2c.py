@@ -17,4 +17,5 @@ class A2CAgent(PolicyAgent):
     """It knows no masks; decides in every action mode."""
 
     Config = A2CConfig
+    resumable = True
     algorithm = "stable_baselines3:A2C"

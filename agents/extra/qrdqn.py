@@ -22,6 +22,7 @@ class QRDQNAgent(ValueAgent):
 
     Config = QRDQNConfig
     action_spaces = (spaces.Discrete,)
+    resumable = True
     algorithm = "sb3_contrib:QRDQN"
 
     def arguments(self) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """PPO with a policy that remembers the run so far: an LSTM reads the observations one after another; sb3-contrib's."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from agents.base import read_arrays
 from agents.ppo import PPOAgent, PPOConfig
 from tying.config import config, setting
 
@@ -20,6 +22,7 @@ class RecurrentPPOAgent(PPOAgent):
     """It knows no masks; decides in every action mode."""
 
     Config = RecurrentPPOConfig
+    resumable = True
     algorithm = "sb3_contrib:RecurrentPPO"
     policy = "MlpLstmPolicy"
 
@@ -51,6 +54,27 @@ class RecurrentPPOAgent(PPOAgent):
         """See PolicyAgent.value; by the memory of the learning loop."""
         states, begins = self._recurrence()
         return float(self.model.policy.predict_values(observation, tuple(states.vf), begins))
+
+    def save_state(self, folder: Path) -> None:
+        """Write also the memory of the learning loop."""
+        super().save_state(folder)
+        states = self.model._last_lstm_states
+        np.savez(
+            folder / "memory.npz",
+            pi=np.stack([part.numpy() for part in states.pi]),
+            vf=np.stack([part.numpy() for part in states.vf]),
+        )
+
+    def load_state(self, folder: Path) -> None:
+        """Read it too."""
+        import torch
+
+        super().load_state(folder)
+        saved = read_arrays(folder / "memory.npz")
+        states = self.model._last_lstm_states
+        for name in ("pi", "vf"):
+            for here, part in zip(getattr(states, name), saved[name], strict=True):
+                here.copy_(torch.from_numpy(part))
 
     def _recurrence(self) -> tuple[Any, Any]:
         """Return the memory of the learning loop, and whether it is to be forgotten at this observation."""

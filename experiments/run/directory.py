@@ -1,7 +1,7 @@
 """RunDirectory: the folder of a run, and who may read and write what in it.
 
 runs/<preset>__<agent>__s<seed>__<date-time>/
-    config.json  command.txt  versions.json  tb/  decisions.jsonl  checkpoints/<decision>/  final/
+    config.json  command.txt  versions.json  tb/  decisions.jsonl  checkpoints/<decision>/  snapshots/<decision>/  final/
 """
 
 import json
@@ -71,6 +71,7 @@ class RunDirectory:
         self.versions_file = path / "versions.json"
         self.decisions_file = path / "decisions.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.snapshots = path / "snapshots"
         self.tensorboard = path / "tb"
         self.final = path / "final"
 
@@ -164,27 +165,51 @@ class RunDirectory:
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process was writing when it died."""
-        for path in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
-            remove(path)
+        for folder in (self.path, self.checkpoints, self.snapshots):
+            for path in folder.glob(".*.tmp"):
+                remove(path)
 
     def checkpoint_folder(self, decisions: int) -> Path:
         """Return the folder of the checkpoint after that many decisions."""
         return self.checkpoints / f"{decisions:06d}"
 
-    def _checkpoints(self) -> list[int]:
-        """Return the decisions after which there are checkpoints; other folders are not ours."""
-        found = (path.name for path in self.checkpoints.glob("[0-9]*") if path.is_dir() and path.name.isdecimal())
-        return sorted(int(name) for name in found if name == f"{int(name):06d}")
+    def snapshot_folder(self, decisions: int) -> Path:
+        """Return the folder of the agent's snapshot after that many decisions."""
+        return self.snapshots / f"{decisions:06d}"
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Return the number of decisions and the folder of the newest checkpoint, if there is one."""
-        numbers = self._checkpoints()
+        numbers = _numbers(self.checkpoints)
         return (numbers[-1], self.checkpoint_folder(numbers[-1])) if numbers else None
 
+    def snapshot_before(self, decisions: int) -> int:
+        """Return the decisions of the newest snapshot before a checkpoint after `decisions`; 0: there is none.
+
+        One right at the checkpoint does not count: a decision at least is replayed, so that snapshot and record must agree.
+        """
+        return max((number for number in _numbers(self.snapshots) if number < decisions), default=0)
+
     def keep_checkpoints(self, count: int) -> None:
-        """Point `checkpoints/latest` at the newest checkpoint and remove all but the newest `count`."""
-        numbers = self._checkpoints()
-        if numbers:
-            write_link(self.checkpoints / "latest", self.checkpoint_folder(numbers[-1]).name)
+        """Point `checkpoints/latest` at the newest checkpoint; keep the newest `count`, and the snapshots before them."""
+        numbers = _numbers(self.checkpoints)
+        if not numbers:
+            return
+        write_link(self.checkpoints / "latest", self.checkpoint_folder(numbers[-1]).name)
         for number in numbers[:-count]:
             shutil.rmtree(self.checkpoint_folder(number))
+        needed = self.snapshot_before(numbers[-count:][0])
+        for number in _numbers(self.snapshots):
+            if number < needed:
+                shutil.rmtree(self.snapshot_folder(number))
+
+    def remove_snapshots_after(self, decisions: int) -> None:
+        """Remove the snapshots of decisions that will be taken again."""
+        for number in _numbers(self.snapshots):
+            if number > decisions:
+                shutil.rmtree(self.snapshot_folder(number))
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Return the decisions that folders in a folder are named by, in order; other folders are not ours."""
+    found = (path.name for path in folder.glob("[0-9]*") if path.is_dir() and path.name.isdecimal())
+    return sorted(int(name) for name in found if name == f"{int(name):06d}")

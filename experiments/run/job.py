@@ -12,12 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 import agents
-from agents.base import Agent
+from agents.base import Agent, is_resumable
 from envs.training import LayerTyingEnv, ResumedSimulator, TrainingSimulator
+from experiments.run import snapshot
 from experiments.run.config import Config, dump, load_config
 from experiments.run.directory import Line, RunDirectory
 from experiments.run.display import Display
-from experiments.run.recorder import Recorder
+from experiments.run.recorder import KEPT_CHECKPOINTS, Recorder
 from experiments.run.summary import write_final
 from experiments.run.tensorboard import TensorBoardLogger
 from tying.errors import DivergenceError, InputError
@@ -33,6 +34,7 @@ class Job:
         config: Its settings.
         words: The call of `experiments.train` for the same run; empty for a resumed one.
         lines: The decisions that its record holds already; empty for a new run.
+        start: Decisions of them that the agent is not shown again: those before its newest snapshot.
         resumed: Whether the folder was there before.
         simulator: The training behind the environment.
         env: The environment over it.
@@ -43,6 +45,7 @@ class Job:
     config: Config
     words: Sequence[str]
     lines: Sequence[Line]
+    start: int
     resumed: bool
     simulator: TrainingSimulator
     env: LayerTyingEnv
@@ -57,7 +60,7 @@ class Job:
         """
         directory = RunDirectory(out or _new_folder(config))
         directory.require_new()
-        return cls(directory, config, words, [], False, *_actors(config, directory, []))
+        return cls(directory, config, words, [], 0, False, *_actors(config, directory, [], 0))
 
     @classmethod
     def resume(cls, directory: RunDirectory) -> "Job":
@@ -68,7 +71,10 @@ class Job:
         """
         config = load_config(directory.read_config())
         lines = _known_decisions(directory)
-        return cls(directory, config, (), lines, True, *_actors(config, directory, lines))
+        start = directory.snapshot_before(len(lines))
+        if start:
+            snapshot.require(directory.snapshot_folder(start), snapshot.digest(directory, start).hexdigest())
+        return cls(directory, config, (), lines, start, True, *_actors(config, directory, lines, start))
 
     @property
     def iteration(self) -> int:
@@ -86,6 +92,10 @@ class Job:
                 self.simulator.on_iteration = recorder.on_iteration
                 self.env.on_decision = recorder.on_decision
                 self.env.explain = getattr(self.agent, "explain", None)
+                if is_resumable(self.agent):
+                    self.agent.on_boundary = recorder.on_boundary
+                if self.start:
+                    self.agent.restore(self.directory.snapshot_folder(self.start), self.start)
                 # Another person's agent need not keep the environment that it was made for.
                 self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
             if len(recorder.lines) < self.env.num_decisions:
@@ -120,6 +130,8 @@ class Job:
         """Remove what a killed process left, and what came after the checkpoint that the run resumes from."""
         self.directory.remove_leftovers()
         self.directory.rewrite_decisions(self.lines)
+        self.directory.remove_snapshots_after(len(self.lines))
+        self.directory.keep_checkpoints(KEPT_CHECKPOINTS)
         self.simulator.task.save_assets(self.directory.path)
 
     def _introduce(self, console: Console) -> None:
@@ -155,6 +167,7 @@ class Job:
             agent=self.agent,
             display=display,
             lines=self.lines,
+            start=self.start,
             num_decisions=self.env.num_decisions,
             config=self.config.run,
         )
@@ -182,13 +195,15 @@ def _known_decisions(directory: RunDirectory) -> list[Line]:
 
 
 def _actors(
-    config: Config, directory: RunDirectory, lines: Sequence[Line]
+    config: Config, directory: RunDirectory, lines: Sequence[Line], start: int
 ) -> tuple[TrainingSimulator, LayerTyingEnv, Agent]:
     simulator = TrainingSimulator(config)
     whole: TrainingSimulator | ResumedSimulator = simulator
     if lines:
-        whole = ResumedSimulator(simulator, [line.record for line in lines], directory.checkpoint_folder(len(lines)))
+        records = [line.record for line in lines]
+        whole = ResumedSimulator(simulator, records, directory.checkpoint_folder(len(lines)), start)
     env = LayerTyingEnv(config, simulator=whole)
+    env.restore([line.record for line in lines[:start]])
     return simulator, env, agents.make(config.agent.name, env, config.run.seed, **config.hyperparameters)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from agents.base import Agent
 from envs.training import TrainingSimulator
+from experiments.run import snapshot
 from experiments.run.config import RunConfig
 from experiments.run.directory import Line, RunDirectory
 from experiments.run.display import Display
@@ -17,7 +18,7 @@ from tying.training import checkpoint
 from tying.training.record import StepRecord
 from tying.training.trainer import Iteration, Trainer
 
-_KEPT_CHECKPOINTS = 2
+KEPT_CHECKPOINTS = 2
 _FIRST_PICTURE = 8  # decisions; pointer maps follow at each doubling, since each shows the whole run so far
 
 
@@ -31,6 +32,7 @@ class Recorder:
         agent: Asked for its diagnostics.
         display: Shown what happens.
         lines: The decisions already in the run's record.
+        start: Decisions of them that the agent is not shown again, since it was restored.
         num_decisions: Of the whole run.
         config: The intervals.
     """
@@ -43,6 +45,7 @@ class Recorder:
         agent: Agent,
         display: Display,
         lines: Sequence[Line],
+        start: int,
         num_decisions: int,
         config: RunConfig,
     ) -> None:
@@ -55,6 +58,8 @@ class Recorder:
         self.config = config
         self.lines = list(lines)
         self._num_known = len(lines)
+        self._num_shown = self._last_boundary = start
+        self._digest = snapshot.digest(directory, start)
         self._mark = time.perf_counter()
         self._start = self._mark - (lines[-1].wall_s if lines else 0.0)
         self._cpu_start = time.process_time() - (lines[-1].cpu_s if lines else 0.0)
@@ -84,7 +89,9 @@ class Recorder:
     def on_decision(self, record: StepRecord, observation: np.ndarray, masks: np.ndarray) -> None:
         """Take one decision: log it, append it to decisions.jsonl, and save a checkpoint when one is due."""
         metrics = self._metrics()
+        self._num_shown = record.decision + 1
         if record.decision < self._num_known:
+            self._digest.update(self.lines[record.decision].to_json().encode())
             self._mark = time.perf_counter()
             return
         diagnostics = self.agent.diagnostics(observation, masks) if hasattr(self.agent, "diagnostics") else {}
@@ -100,6 +107,7 @@ class Recorder:
         self.lines.append(line)
         with self.directory.decisions_file.open("a", encoding="utf-8") as file:
             file.write(line.to_json())
+        self._digest.update(line.to_json().encode())
         params = self.trainer.trainable_params
         self.logger.decision(record, self.trainer.independent_params / params, params, line.decision_s)
         self.logger.agent(record.iteration, diagnostics, metrics)
@@ -114,7 +122,20 @@ class Recorder:
         if last or count % self.config.checkpoint_interval == 0:
             self.logger.flush()
             checkpoint.save(self.trainer, self.directory.checkpoint_folder(count))
-            self.directory.keep_checkpoints(_KEPT_CHECKPOINTS)
+            self.directory.keep_checkpoints(KEPT_CHECKPOINTS)
+
+    def on_boundary(self) -> None:
+        """Take a snapshot of the agent, whose loop could be entered again here, once for each checkpoint."""
+        interval, before, count = self.config.checkpoint_interval, self._last_boundary, self._num_shown
+        self._last_boundary = count
+        if count // interval == before // interval and count < self.num_decisions:
+            return
+        # Of a record that is shown again, only the last snapshots will be of use.
+        replaced = count + 2 * max(interval, count - before) < self._num_known
+        folder = self.directory.snapshot_folder(count)
+        if not replaced and not folder.exists():
+            snapshot.save(self.agent, folder, self._digest.hexdigest())
+            self.directory.keep_checkpoints(KEPT_CHECKPOINTS)
 
     def finish(self, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:
         """Log the settings beside the final figures, and the metrics of the agent's last update."""

@@ -1,5 +1,6 @@
 """All environments: checkers, episodes, freezing, seeds, masks, observations by index."""
 
+import json
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,7 @@ from envs.formula import distance
 from envs.presets import PRESETS
 from tying import Pointers
 from tying.errors import DivergenceError, InputError
+from tying.training.record import StepRecord
 
 IDS = ["tying/LayerTying-v0", "tying/FormulaTying-v0", "tying/TyingBench-v0"]
 MODES = ["cursor", "pair", "joint"]
@@ -315,3 +317,43 @@ def test_after_a_failed_window_reset_begins_the_run_anew(
     for part in ("model", "optimizer"):
         assert states[0][part].keys() == states[1][part].keys()
         assert all(states[0][part][name].equal(states[1][part][name]) for name in states[0][part])
+
+
+# Runs that begin after known decisions.
+
+
+def steered(**settings: Any) -> Any:
+    reward = {"baseline": 0.9, "param_target": 0.5, "param_weight": 0.1}
+    return FormulaTyingEnv(num_layers=5, num_decisions=12, render_mode="rgb_array", reward=reward, **settings)
+
+
+@pytest.mark.parametrize("mode", ["cursor", "pair", "joint"])
+@pytest.mark.parametrize("start", [0, 1, 7, 11])
+def test_a_restored_environment_is_in_the_state_after_its_records(mode: str, start: int) -> None:
+    whole, restored = steered(action_mode=mode), steered(action_mode=mode)
+    observation, _ = whole.reset(seed=4)
+    whole.action_space.seed(2)
+    actions = [whole.action_space.sample() for _ in range(12)]
+    records = []
+    for action in actions[:start]:
+        observation, *_ = whole.step(action)
+        records.append(StepRecord.from_dict(json.loads(json.dumps(whole.record.to_dict()))))
+    restored.restore(records)
+    seen = []
+    restored.on_decision = lambda record, *_: seen.append(record)
+    for options in ({"seed": 4}, {}, {"seed": 4}):  # libraries reset more often than they begin
+        found, _ = restored.reset(**options)
+        assert np.array_equal(found, observation)
+    assert not seen
+    for action in actions[start:]:
+        assert np.array_equal(whole.action_masks(), restored.action_masks())
+        assert (whole.frozen, whole.pointers) == (restored.frozen, restored.pointers)
+        expected, answer = whole.step(action), restored.step(action)
+        assert np.array_equal(expected[0], answer[0])
+        assert expected[1:] == answer[1:]
+    assert np.array_equal(whole.render(), restored.render())
+    assert [record.decision for record in seen] == list(range(start, 12))
+    # The next run is a new one, and the same one.
+    assert np.array_equal(whole.reset()[0], restored.reset()[0])
+    assert restored.record.decision == -1
+    assert whole.np_random.random() == restored.np_random.random()

@@ -236,6 +236,21 @@ def test_newest_checkpoints_are_kept_and_latest_names_the_last(run: RunDirectory
     assert run.latest_checkpoint() == (10, run.checkpoint_folder(10))
 
 
+def test_snapshots_that_lead_to_the_kept_checkpoints_are_kept(run: RunDirectory) -> None:
+    for decisions in (4, 8, 12, 16):
+        run.snapshot_folder(decisions).mkdir(parents=True)
+    run.keep_checkpoints(2)  # without a checkpoint, nothing is known to be of no use
+    assert len(list(run.snapshots.iterdir())) == 4
+    for decisions in (9, 12, 15):
+        add_checkpoint(run, decisions)
+        run.keep_checkpoints(2)
+    assert sorted(path.name for path in run.snapshots.iterdir()) == ["000008", "000012", "000016"]
+    # The one right at a checkpoint leaves nothing to be replayed.
+    assert [run.snapshot_before(decisions) for decisions in (8, 9, 12, 13)] == [0, 8, 8, 12]
+    run.remove_snapshots_after(12)
+    assert sorted(path.name for path in run.snapshots.iterdir()) == ["000008", "000012"]
+
+
 def test_half_written_checkpoint_does_not_count(run: RunDirectory) -> None:
     add_checkpoint(run, 3)
     (run.checkpoints / ".000006.123.tmp").mkdir()
