@@ -22,7 +22,7 @@ def main(words: Sequence[str]) -> "Run":
 
     from experiments.run.directory import RunDirectory
     from experiments.run.display import summary_table
-    from experiments.run.job import Job
+    from experiments.run.job import Job, resume
     from experiments.run.load import load_run
 
     console = Console()
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> "Run":
         if directory.finished:
             console.print(f"{directory.path} is finished:", markup=False)
         else:
-            Job.resume(directory).run(console)
+            resume(directory, console)
     run, path = load_run(directory.path), shlex.quote(str(directory.path))
     console.print(summary_table(run.summary))
     console.print(

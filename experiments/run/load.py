@@ -17,10 +17,10 @@ from tying import tasks
 from tying.binding import LayerBinding
 from tying.data import tokenizers
 from tying.errors import InputError
-from tying.files import read_json
+from tying.files import read_json, require_checksums
 from tying.tasks.base import Task
 from tying.tasks.causal_lm import TOKENIZER_FILE
-from tying.training.checkpoint import load_tensors
+from tying.training import checkpoint
 from tying.training.trainer import load_parameters
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Run:
         model = self.task.load_model(self.path)
         binding = self.training_config.binding
         LayerBinding(self.task.blocks(model), share=binding.share, norms=binding.norms).rebind(pointers)
-        load_parameters(model, load_tensors(folder / "model.safetensors"))
+        load_parameters(model, checkpoint.load_tensors(folder / "model.safetensors"))
         return model.eval()
 
     def sample(
@@ -107,15 +107,19 @@ class Run:
     def _weights(self) -> tuple[Path, Any]:
         """Return the folder of the newest weights, and their pointers."""
         newest = self.directory.latest_checkpoint()
-        if self.directory.final.is_dir():
-            return self.directory.final, read_json(self.directory.final / "pointers.json")
+        final = self.directory.final
+        if final.is_dir():
+            require_checksums(final, "model.")
+            require_checksums(final, "pointers.")
+            return final, read_json(final / "pointers.json")
         if newest is not None:
-            return newest[1], read_json(newest[1] / "state.json")["pointers"]
+            return newest[1], checkpoint.saved_pointers(newest[1])
         raise InputError(f"{self.path}: no model yet, not even a checkpoint")
 
     @functools.cached_property
     def agent(self) -> Agent:
         """The agent as it was at the end of a finished run."""
+        require_checksums(self.directory.final, "agent/")
         return agents.load(self.directory.final / "agent", LayerTyingEnv(self.training_config))
 
 

@@ -28,7 +28,7 @@ from experiments.study import workers
 from experiments.study.workers import WorkerConfig
 from tying.config import build
 from tying.errors import InputError
-from tying.files import read_json, remove, write_json
+from tying.files import read_json, write_json
 
 FORMAT = 2
 # Flags of `experiments.train` that a grid sets itself, run by run.
@@ -228,7 +228,7 @@ def _run(plain: tuple[dict[str, Any], str, tuple[str, ...], str]) -> Result:
     """Do one run in a worker process; whatever goes wrong with it becomes its result."""
     import torch
 
-    from experiments.run.job import Job
+    from experiments.run.job import Job, resume
 
     values, folder, words, log_path = plain
     torch.set_num_threads(1)
@@ -236,13 +236,13 @@ def _run(plain: tuple[dict[str, Any], str, tuple[str, ...], str]) -> Result:
     directory, path = RunDirectory(Path(folder)), Path(log_path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log, redirect_stderr(log):
+        console = Console(file=log, width=200)
         try:
             if directory.config_file.is_file():
-                job = Job.resume(directory)
+                resume(directory, console)
             else:
-                remove(directory.path)  # a process that was killed while it made the folder: nothing is in it yet
-                job = Job.new(build(Config, {**values["resolved"], "chosen": values["chosen"]}), directory.path, words)
-            job.run(Console(file=log, width=200))
+                config = build(Config, {**values["resolved"], "chosen": values["chosen"]})
+                Job.new(config, directory.path, words).run(console)
         except Exception as error:  # another person's agent can raise anything, and the other runs must continue
             log.write(traceback.format_exc())
             reason = (str(error).splitlines() or [""])[0]
