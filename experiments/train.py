@@ -36,8 +36,11 @@ def main(words: Sequence[str]) -> "Run":
         if directory.finished:
             console.print(f"{directory.path} is finished:", markup=False)
         else:
-            resume(directory, console)
-    run, path = load_run(directory.path), shlex.quote(str(directory.path))
+            resume(directory, console, command.trust)
+    run, path = (
+        load_run(directory.path, trust=command.config is not None or command.trust),
+        shlex.quote(str(directory.path)),
+    )
     console.print(summary_table(run.summary))
     console.print(
         f"look      tensorboard --logdir {shlex.quote(str(directory.path.parent))}\n"

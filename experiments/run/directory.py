@@ -26,6 +26,7 @@ _LINE = schema.shape(**dict.fromkeys(_CLOCKS, float), agent=dict[str, Any])
 _COUNTS = ("seed", "num_layers", "num_unique_layers", "trainable_params", "trainable_block_params", "independent_params")
 _SUMMARY = schema.shape(
     agent=str,
+    preset=str,
     pointers=schema.PointerList,
     **dict.fromkeys((*_COUNTS, "independent_block_params", "iterations", "tokens", "decisions", "changes"), int),
     **dict.fromkeys(("test_loss", "reward_loss", "wall_s", "train_s", "decision_s"), float),

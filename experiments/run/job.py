@@ -67,13 +67,13 @@ class Job:
         return cls(directory, config, words, [], False, out is None, *_actors(config, directory, []))
 
     @classmethod
-    def resume(cls, directory: RunDirectory) -> "Job":
+    def resume(cls, directory: RunDirectory, trust: bool = False) -> "Job":
         """Return the job that resumes a run from its newest checkpoint; call it under the folder's lock.
 
         Raises:
-            InputError: If the folder holds no run, or a damaged one.
+            InputError: If the folder holds no run, a damaged one, or one that names code to import and is not trusted.
         """
-        config = load_config(directory.read_config())
+        config = load_config(directory.read_config(), trust)
         lines = _known_decisions(directory)
         return cls(directory, config, (), lines, True, False, *_actors(config, directory, lines))
 
@@ -193,7 +193,9 @@ def _known_decisions(directory: RunDirectory) -> list[Line]:
     lines = directory.read_decisions()
     newest, fitting = directory.latest_checkpoint(), directory.latest_checkpoint(most=len(lines))
     if newest is not None and fitting is None:
-        raise InputError(f"{directory.decisions_file}: {len(lines)} decisions, but the newest checkpoint is after {newest[0]}")
+        raise InputError(
+            f"{directory.decisions_file}: {len(lines)} decisions, but the newest checkpoint is after {newest[0]}"
+        )
     if newest is not None and fitting != newest:
         warn_once(f"{directory.decisions_file}: {len(lines)} decisions; resuming from the checkpoint before {newest[1]}")
     return lines[: fitting[0]] if fitting is not None else []
@@ -222,8 +224,13 @@ def _how_to_resume(directory: RunDirectory) -> Iterator[None]:
         raise
 
 
-def resume(directory: RunDirectory, console: Console) -> None:
+def resume(directory: RunDirectory, console: Console, trust: bool = False) -> None:
     """Resume a run to its end; nothing of it is read before other processes are kept away.
+
+    Args:
+        directory: Its folder.
+        console: Where to show it.
+        trust: Whether code may be imported that its files name.
 
     Raises:
         InputError: If another process is at it, or the run is damaged.
@@ -231,4 +238,4 @@ def resume(directory: RunDirectory, console: Console) -> None:
     directory.read_config()
     with directory.locked():
         if not directory.finished:
-            Job.resume(directory).run(console)
+            Job.resume(directory, trust).run(console)

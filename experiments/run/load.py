@@ -33,9 +33,11 @@ class Run:
 
     Attributes:
         directory: The folder.
+        trust: Whether code may be imported that its files name.
     """
 
     directory: RunDirectory
+    trust: bool = False
 
     @property
     def path(self) -> Path:
@@ -45,12 +47,12 @@ class Run:
     @functools.cached_property
     def config(self) -> Config:
         """Its settings."""
-        return load_config(self.directory.config_file)
+        return load_config(self.directory.config_file, self.trust)
 
     @functools.cached_property
     def training_config(self) -> TrainingConfig:
         """The settings of its environment: the model is used without importing the agent."""
-        return load_training_config(self.directory.config_file)
+        return load_training_config(self.directory.config_file, self.trust)
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
@@ -120,15 +122,19 @@ class Run:
     def agent(self) -> Agent:
         """The agent as it was at the end of a finished run."""
         require_checksums(self.directory.final, "agent/")
-        return agents.load(self.directory.final / "agent", LayerTyingEnv(self.training_config))
+        return agents.load(self.directory.final / "agent", LayerTyingEnv(self.training_config), trust=self.trust)
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, trust: bool = False) -> Run:
     """Return a run by its folder.
 
+    Args:
+        path: The folder.
+        trust: Whether code may be imported that its files name: only for runs of people whom you trust.
+
     Raises:
-        InputError: If it is no run, or one of another version.
+        InputError: If it is no run, one of another version, or names code and is not trusted.
     """
     directory = RunDirectory(Path(path))
-    load_training_config(directory.read_config())
-    return Run(directory)
+    load_training_config(directory.read_config(), trust)
+    return Run(directory, trust)

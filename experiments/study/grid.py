@@ -29,6 +29,7 @@ from experiments.study.workers import WorkerConfig
 from tying.config import build
 from tying.errors import InputError
 from tying.files import read_json, write_json
+from tying.registry import foreign_names
 
 FORMAT = 2
 # Flags of `experiments.train` that a grid sets itself, run by run.
@@ -150,12 +151,17 @@ def plan(folder: Path, variants: Sequence[Variant], seeds: Sequence[int]) -> lis
             words = (*variant.words, "--seed", str(seed), "--out", str(directory.path))
             spec = RunSpec(variant.label, variant.config.with_seed(seed), words, directory, log)
             if directory.config_file.is_file():
-                difference = load_config(directory.config_file).difference(spec.config)
+                difference = load_config(directory.config_file, _named(directory, spec.config)).difference(spec.config)
                 lines += [f"{directory.path}: made with other settings ({difference})"] if difference else []
             specs.append(spec)
     if lines:
         raise InputError([*lines, f"{folder} holds another comparison: name a new folder with --out"])
     return specs
+
+
+def _named(directory: RunDirectory, config: Config) -> bool:
+    """Return whether the command itself names whatever a run's file would import."""
+    return set(foreign_names(read_json(directory.config_file))) <= set(foreign_names(config.to_json()))
 
 
 def _slug(label: str) -> str:
@@ -239,7 +245,7 @@ def _run(plain: tuple[dict[str, Any], str, tuple[str, ...], str]) -> Result:
         console = Console(file=log, width=200)
         try:
             if directory.config_file.is_file():
-                resume(directory, console)
+                resume(directory, console, trust=True)  # its settings are those that this command named
             else:
                 config = build(Config, {**values["resolved"], "chosen": values["chosen"]})
                 Job.new(config, directory.path, words).run(console)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tying.binding import LayerBinding
 from tying.errors import DivergenceError, InputError
+from tying.isolation import isolated
 from tying.models.base import num_params
 from tying.pointers import Pointers
 from tying.seeding import derive_seed, global_generators_kept, seed_device
@@ -62,6 +63,7 @@ class Trainer:
         InputError: If the data are too short or the device is not there.
     """
 
+    @isolated()
     def __init__(
         self,
         task: Task,
@@ -110,6 +112,7 @@ class Trainer:
         """Trainable parameters of the whole model, each counted once."""
         return num_params(self.model)
 
+    @isolated()
     def rebind(self, pointers: Iterable[int]) -> None:
         """Tie and untie layers; see LayerBinding.rebind."""
         self.binding.rebind(pointers)
@@ -118,6 +121,7 @@ class Trainer:
         # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
         self._parameters = list(self.model.parameters())
 
+    @isolated()
     def train(self, num_iterations: int, on_iteration: Callable[[Iteration], None] | None = None) -> list[Iteration]:
         """Do optimizer steps.
 
@@ -140,7 +144,8 @@ class Trainer:
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Let a block rebind and train, and undo all of it afterwards, bit by bit; gradients are dropped."""
-        state = copy.deepcopy(self.state_dict())
+        with isolated():
+            state = copy.deepcopy(self.state_dict())
         try:
             yield
         finally:
@@ -175,6 +180,7 @@ class Trainer:
         self.iteration += 1
         return Iteration(self.iteration, mean_loss, norm, rate, time.perf_counter() - start)
 
+    @isolated()
     @torch.no_grad()
     def metrics(self, split: str, num_batches: int | None = None) -> dict[str, float]:
         """Return the task's metrics on a split, without dropout.
@@ -200,6 +206,7 @@ class Trainer:
         """Return the loss on a split; see `metrics`."""
         return self.metrics(split, num_batches)["loss"]
 
+    @isolated()
     def sample_loss(self, num_sequences: int) -> Tensor:
         """Return the loss on the first sequences of the next training batch, with its graph and without dropout."""
         self.model.eval()
@@ -215,6 +222,7 @@ class Trainer:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    @isolated()
     def state_dict(self) -> dict[str, Any]:
         """Return the state that, with the trainer's arguments, determines its future.
 
@@ -230,6 +238,7 @@ class Trainer:
         model = {name: parameter.detach() for name, parameter in named.items()}
         return {"iteration": self.iteration, "pointers": list(self.pointers), "model": model, "optimizer": moments}
 
+    @isolated()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state that `state_dict` returned: the tying first, then the values.
 
@@ -248,6 +257,7 @@ class Trainer:
         self.iteration = state["iteration"]
 
 
+@isolated()
 @torch.no_grad()
 def load_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
     """Copy values into a model that is already tied as they are.

@@ -251,9 +251,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_left_alone(
     assert (run / "decisions.jsonl").read_bytes() == record
 
 
-def test_two_runs_of_one_second_take_two_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
-) -> None:
+def test_two_runs_of_one_second_take_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda *_: "20260101-000000")
     jobs = [Job.new(config_of(*SMALL, "--agent", "random"), None, ()) for _ in range(2)]
