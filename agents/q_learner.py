@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.base import Transition
+from agents.base import Transition, read_agent
 from agents.networks import PerLayerNetwork, mlp
 from agents.replay import Batch, Replay
 from tying import interface
 from tying.errors import InputError
-from tying.files import read_json
 from tying.isolation import isolated
 
 # Large and finite: minus infinity times a discount of 0 would not be a number.
@@ -145,7 +144,7 @@ class QLearner:
             InputError: If it does not fit, or there is none.
         """
         where = f"agent.init_from = {str(folder)!r}"
-        saved = read_json(folder / "agent.json").get("hyperparameters", {})
+        saved = read_agent(folder)["hyperparameters"]
         for name in ("network", "width"):
             if saved.get(name) != getattr(self.config, name):
                 raise InputError(
@@ -153,8 +152,8 @@ class QLearner:
                 )
         try:
             self.network.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["network"])
-        except (OSError, RuntimeError, KeyError) as error:
-            reason = str(error).splitlines()[-1].strip()
+        except Exception as error:  # torch raises many types for damaged files
+            reason = (str(error).splitlines() or [""])[-1].strip()
             raise InputError(
                 f"{where}: its network does not fit ({reason}); one of agent.network per_layer fits any number of layers"
             ) from error

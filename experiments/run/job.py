@@ -109,13 +109,13 @@ class Job:
                 f"agent {self.config.agent.name!r} took {len(recorder.lines)} of {self.env.num_decisions} decisions: "
                 "its learn() must take as many as it is asked for"
             )
-        console.print("evaluating on the whole test split ...", highlight=False)
+        console.print("evaluating on the whole test split ...")
         write_final(self.directory, self.config, recorder)
 
     def _prepare(self, console: Console) -> dict[str, Any]:
         """Read the data, build the model, and return what the run depends on besides its settings."""
         data = self.config.data
-        console.print(f"corpus {data.path or data.hf or data.corpus}: reading ...", markup=False, highlight=False)
+        console.print(f"corpus {data.path or data.hf or data.corpus}: reading ...")
         self.simulator.task.require()
         # The run's seed also holds for an agent that resets the environment without one.
         self.env.reset(seed=self.config.run.seed)
@@ -131,7 +131,7 @@ class Job:
             other = differences(known, {**made_by(), **facts})
             if other:
                 line = f"warning: the run may not go on bit by bit as it would have: {other}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
         return facts
 
     def _clean_folder(self) -> None:
@@ -147,8 +147,6 @@ class Job:
             f"run {self.directory.path}\n"
             f"model {trainer.independent_params:,} parameters untied, {self.simulator.num_layers} layers; "
             f"device {trainer.device}; agent {self.config.agent.name}",
-            markup=False,
-            highlight=False,
             soft_wrap=True,
         )
 

@@ -13,7 +13,7 @@ from envs.config import TrainingConfig
 from envs.training import LayerTyingEnv
 from experiments.run.config import Config, load_config, load_training_config
 from experiments.run.directory import RunDirectory
-from tying import tasks
+from tying import schema, tasks
 from tying.binding import LayerBinding
 from tying.data import tokenizers
 from tying.errors import InputError
@@ -25,6 +25,8 @@ from tying.training.trainer import load_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_POINTERS = schema.shape(**{"pointers.json": schema.PointerList})
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Run:
         if final.is_dir():
             require_checksums(final, "model.")
             require_checksums(final, "pointers.")
-            return final, read_json(final / "pointers.json")
+            pointers = read_json(final / "pointers.json")
+            schema.check(_POINTERS, {"pointers.json": pointers})
+            return final, pointers
         if newest is not None:
             return newest[1], checkpoint.saved_pointers(newest[1])
         raise InputError(f"{self.path}: no model yet, not even a checkpoint")

@@ -17,21 +17,24 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from experiments.run.command_line import parse_config
 from experiments.run.config import Config, load_config
+from experiments.run.console import make_console
 from experiments.run.directory import RunDirectory
 from experiments.study import workers
 from experiments.study.workers import WorkerConfig
+from tying import schema
 from tying.config import build
 from tying.errors import InputError
 from tying.files import read_json, write_json
 from tying.registry import foreign_names
 
 FORMAT = 2
+_PLAN = schema.shape(format=Literal[2], variants=dict[str, str])
 # Flags of `experiments.train` that a grid sets itself, run by run.
 _SET_HERE = {
     "--agent": "a variant begins with its agent's name",
@@ -177,10 +180,7 @@ def write_plan(folder: Path, variants: Sequence[Variant], seeds: Sequence[int], 
     path = folder / "comparison.json"
     known: dict[str, str] = {}
     if path.is_file():
-        values = read_json(path)
-        if not isinstance(values, dict) or not isinstance(values.get("variants"), dict):
-            raise InputError(f"{path}: damaged, or of another version; remove it, or name a new folder with --out")
-        known = values["variants"]
+        known = schema.read(path, _PLAN, "remove it, or name a new folder with --out")["variants"]
     known |= {variant.label: shlex.join(variant.words) for variant in variants}
     write_json(path, {"format": FORMAT, "command": shlex.join(command), "seeds": list(seeds), "variants": known})
 
@@ -193,7 +193,7 @@ def run_all(specs: Sequence[RunSpec], config: WorkerConfig, console: Console) ->
     """
     unfinished = [spec for spec in specs if not spec.directory.finished]
     if len(unfinished) < len(specs):
-        console.print(f"{len(specs) - len(unfinished)} of {len(specs)} runs are finished already", highlight=False)
+        console.print(f"{len(specs) - len(unfinished)} of {len(specs)} runs are finished already")
     titles = {str(spec.directory.path): spec.title for spec in specs}
     failures = []
     plain = [(spec.config.to_json(), str(spec.directory.path), spec.words, str(spec.log)) for spec in unfinished]
@@ -201,9 +201,7 @@ def run_all(specs: Sequence[RunSpec], config: WorkerConfig, console: Console) ->
         for result in workers.run_all(_run, plain, config):
             line = _line(result)
             failures += [f"{titles[result.folder]}: {result.failure}"] if result.failure is not None else []
-            console.print(
-                f"{countdown.advance()}  {titles[result.folder]}: {line}", markup=False, highlight=False, soft_wrap=True
-            )
+            console.print(f"{countdown.advance()}  {titles[result.folder]}: {line}", soft_wrap=True)
     _require_one_text(specs)
     return failures
 
@@ -242,7 +240,7 @@ def _run(plain: tuple[dict[str, Any], str, tuple[str, ...], str]) -> Result:
     directory, path = RunDirectory(Path(folder)), Path(log_path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log, redirect_stderr(log):
-        console = Console(file=log, width=200)
+        console = make_console(file=log, width=200)
         try:
             if directory.config_file.is_file():
                 resume(directory, console, trust=True)  # its settings are those that this command named

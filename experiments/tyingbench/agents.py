@@ -23,6 +23,7 @@ from rich.console import Console
 import agents
 from agents import registry
 from experiments.run import cli
+from experiments.run.console import make_console
 from experiments.study import workers
 from experiments.study.grid import Variant, parse_variants
 from experiments.study.workers import WorkerConfig
@@ -66,7 +67,7 @@ class TrialBatch:
 def main(words: Sequence[str]) -> Any:
     """Run the trials, show and write the benchmark, and return its table."""
     flags, _ = cli.read_own(AgentsFlags, words, "experiments.tyingbench agents")
-    console = Console()
+    console = make_console()
     if flags.out is not None:
         require_room(Path(flags.out) / "agents.csv", "--out")
     bench = TyingBench.load(flags.table)
@@ -76,7 +77,7 @@ def main(words: Sequence[str]) -> Any:
     if left_out and flags.agents:
         raise InputError(left_out)
     for line in left_out:
-        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+        console.print(f"left out: {line}", soft_wrap=True)
     start = time.monotonic()
     regrets = run_trials([variant.label for variant in entrants if not needs_gradients(variant)], flags, console)
     # Imported now: mistakes are answered before the libraries of tables and pictures are there.
@@ -84,7 +85,7 @@ def main(words: Sequence[str]) -> Any:
 
     table = regret.table(regrets)
     readable = regret.readable(table)
-    console.print(readable.to_string(index=False), highlight=False, soft_wrap=True)
+    console.print(readable.to_string(index=False), soft_wrap=True)
     if flags.out is not None:
         folder = Path(flags.out)
         command = shlex.join(["python", "-m", "experiments.tyingbench", "agents", *words])
@@ -156,7 +157,7 @@ def run_trials(labels: Sequence[str], flags: AgentsFlags, console: Console) -> d
             own[batch.seeds] = regrets
             if len(own) == len(parts):
                 line = f"{progress}  {batch.label}, weight {batch.param_weight:g}"
-                console.print(line, highlight=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
     return {key: np.concatenate([own[seeds] for seeds in sorted(own)]) for key, own in found.items()}
 
 

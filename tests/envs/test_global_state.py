@@ -67,7 +67,7 @@ def state() -> tuple[Any, ...]:
 
 
 def played(text: str) -> list[Any]:
-    """Return what every step of an episode gave; ties, unties, forks, frozen steps and gradient statistics are among them."""
+    """Return what the steps of an episode gave, with ties, unties, forks, frozen steps and gradient statistics."""
     env = gymnasium.make(
         "tying/LayerTying-v0",
         preset="tiny",
