@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> "Run":
         assert command.resume is not None  # a command has one of the two
         directory = RunDirectory(command.resume)
         if directory.finished:
-            console.print(f"{directory.path} is finished:")
+            console.print(f"{directory.path} is finished:", soft_wrap=True)
         else:
             resume(directory, console, command.trust)
     run, path = (

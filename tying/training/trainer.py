@@ -8,6 +8,7 @@ trainer.evaluate("reward")
 
 import copy
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -60,7 +61,7 @@ class Trainer:
         seed: Determines initial weights, order of the data and dropout; the global generators are left alone.
 
     Raises:
-        InputError: If the data are too short or the device is not there.
+        InputError: If the data are too short, the device is not there, or nothing can be compiled.
     """
 
     @isolated()
@@ -89,6 +90,7 @@ class Trainer:
         blocks = task.blocks(self.model)
         self.binding = LayerBinding(blocks, self.optimizer, binding.share, binding.gradient, binding.norms)
         if config.compile:
+            _require_compiler(self.device)
             _compile_blocks(blocks)
         self.independent_params = num_params(self.model)
         self._parameters = list(self.model.parameters())
@@ -275,6 +277,23 @@ def load_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
                 f"weights do not fit the model: {name!r} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
             )
         parameter.copy_(values[name])
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Compile something small and new, so that a missing compiler is known before anything else is done.
+
+    Raises:
+        InputError: If that fails.
+    """
+    number = secrets.randbits(24)  # otherwise a cache could answer
+    try:
+        torch.compile(lambda x: x * 2 + number)(torch.zeros(8, device=device))
+    except Exception as error:  # every backend raises its own types
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise InputError(
+            f"trainer.compile: nothing can be compiled for {device} here ({type(error).__name__}: {reason}): install a "
+            "compiler, or leave out --trainer.compile"
+        ) from error
 
 
 def _compile_blocks(blocks: Sequence[nn.Module]) -> None:
