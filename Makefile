@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint type unit bench tensorboard clean
+.PHONY: help train test lint type unit soak bench tensorboard clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -30,6 +30,9 @@ type: $(READY)  ## mypy
 
 unit: $(READY)  ## the tests; ARGS="-m 'not e2e and not learning'" for the fast ones
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(READY)  ## 20,000 decisions of three agents, with flat memory (minutes; no part of make test)
+	$(BIN)/python -m pytest tests/soak.py $(ARGS)
 
 bench: $(READY)  ## the performance table, interleaved medians in one run
 	$(BIN)/python -m experiments.bench $(ARGS)

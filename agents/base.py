@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from agents import generators
-from tying import interface
+from tying import interface, schema
 from tying.config import build, config, to_dict
 from tying.errors import InputError
 from tying.files import read_json, replacing
@@ -29,6 +29,7 @@ Explanation = tuple[bool | None, float | None]
 Callback = Callable[["Agent"], bool | None]
 AGENT_FILE = "agent.json"
 GENERATORS_FILE = "generators.json"
+_FACTS = schema.shape(agent=str, seed=int, num_layers=int, action_space=str, hyperparameters=dict[str, Any])
 
 
 class Transition(NamedTuple):
@@ -306,12 +307,7 @@ def read_agent(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / AGENT_FILE
     if not path.is_file():
         raise InputError(f"{folder}: no saved agent (there is no {AGENT_FILE})")
-    facts = read_json(path)
-    wanted = {"agent": str, "seed": int, "num_layers": int, "action_space": str, "hyperparameters": dict}
-    wrong = [name for name, kind in wanted.items() if not isinstance(facts, dict) or not isinstance(facts.get(name), kind)]
-    if wrong:
-        raise InputError(f"{path}: damaged or of another version ({', '.join(wrong)}); save the agent again")
-    return dict(facts)
+    return schema.read(path, _FACTS, "save the agent again")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

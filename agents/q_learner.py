@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.base import Transition
+from agents.base import Transition, read_agent
 from agents.networks import PerLayerNetwork, mlp
 from agents.replay import Batch, Replay
 from tying import interface
 from tying.errors import InputError
-from tying.files import read_json
+from tying.isolation import isolated
 
 # Large and finite: minus infinity times a discount of 0 would not be a number.
 _ILLEGAL = -1e9
@@ -32,6 +32,7 @@ class QLearner:
         seed: Of the initial weights, the draws from the replay buffer and those of the agent.
     """
 
+    @isolated()
     def __init__(self, config: Any, num_layers: int, num_actions: int, seed: int) -> None:
         self.config = config
         self.num_layers = num_layers
@@ -57,20 +58,24 @@ class QLearner:
         """Transitions seen."""
         return len(self.rewards)
 
+    @isolated()
     def uniform(self) -> float:
         """Return a draw from 0 to 1."""
         return float(torch.rand((), generator=self.generator))
 
+    @isolated()
     def integer(self, count: int) -> int:
         """Return a draw from 0 to count - 1."""
         return int(torch.randint(count, (), generator=self.generator))
 
+    @isolated()
     @torch.no_grad()
     def values(self, observation: np.ndarray) -> np.ndarray:
         """Return the Q-value of every action, (A,)."""
         values: np.ndarray = self.network(torch.as_tensor(observation)).numpy()
         return values
 
+    @isolated()
     def remember(self, step: Transition, next_masks: np.ndarray) -> None:
         """Take in a transition; with n steps, it is stored once the n rewards are known."""
         self.rewards.append(step.reward)
@@ -93,6 +98,7 @@ class QLearner:
             next_masks=torch.tensor(next_masks),
         )
 
+    @isolated()
     def update(self) -> None:
         """Fit the network to targets that stay as they are during the gradient steps of a decision, once enough is seen."""
         if len(self.rewards) < self.config.learning_starts or not len(self.replay):
@@ -130,6 +136,7 @@ class QLearner:
         figures, self.figures = self.figures, {}
         return figures
 
+    @isolated()
     def begin_with(self, folder: Path) -> None:
         """Take over the network that an agent saved.
 
@@ -137,7 +144,7 @@ class QLearner:
             InputError: If it does not fit, or there is none.
         """
         where = f"agent.init_from = {str(folder)!r}"
-        saved = read_json(folder / "agent.json").get("hyperparameters", {})
+        saved = read_agent(folder)["hyperparameters"]
         for name in ("network", "width"):
             if saved.get(name) != getattr(self.config, name):
                 raise InputError(
@@ -145,19 +152,21 @@ class QLearner:
                 )
         try:
             self.network.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["network"])
-        except (OSError, RuntimeError, KeyError) as error:
-            reason = str(error).splitlines()[-1].strip()
+        except Exception as error:  # torch raises many types for damaged files
+            reason = (str(error).splitlines() or [""])[-1].strip()
             raise InputError(
                 f"{where}: its network does not fit ({reason}); one of agent.network per_layer fits any number of layers"
             ) from error
         self.target.load_state_dict(self.network.state_dict())
 
+    @isolated()
     def save(self, folder: Path, planned: int) -> None:
         """Write the learner's state; `planned` is kept beside it."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"generator": self.generator.get_state(), "rewards": self.rewards, "planned": planned}
         torch.save({**state, "pending": list(self.pending), "num_layers": self.num_layers}, folder / "state.pt")
 
+    @isolated()
     def load(self, folder: Path) -> int:
         """Read the learner's state and return `planned`; transitions of another depth are left out."""
         state = torch.load(folder / "state.pt", weights_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-from agents.base import Agent, read_agent
+from agents.base import AGENT_FILE, Agent, read_agent
 from tying import registry, strategies
 from tying.config import build
 from tying.errors import InputError, unknown
@@ -159,10 +159,17 @@ def _recommended(name: str, **hyperparameters: Any) -> Mapping[str, Any]:
     return found
 
 
-def load(folder: str | Path, env: gymnasium.Env[Any, Any]) -> Agent:
+def load(folder: str | Path, env: gymnasium.Env[Any, Any], trust: bool = False) -> Agent:
     """Return the agent that `Agent.save` wrote to a folder.
 
+    Args:
+        folder: The folder.
+        env: An environment of the same depth and actions.
+        trust: Whether code may be imported that its files name: only for agents of people whom you trust.
+
     Raises:
-        InputError: If there is none, it is damaged, or it does not fit the environment.
+        InputError: If there is none, it is damaged, does not fit the environment, or names code and is not trusted.
     """
-    return agent_class(read_agent(folder)["agent"])[0].load(folder, env)
+    facts = read_agent(folder)
+    registry.require_trusted(Path(folder) / AGENT_FILE, facts, trust, AGENTS.values())
+    return agent_class(facts["agent"])[0].load(folder, env)

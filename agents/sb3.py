@@ -19,6 +19,7 @@ from tying import registry
 from tying.config import config, setting, to_dict
 from tying.errors import InputError
 from tying.files import read_json
+from tying.isolation import isolated
 
 _CLOCK = ("num_timesteps", "_n_calls", "_n_updates", "exploration_rate")
 _NOT_SETTINGS = ("policy", "env", "seed", "device", "verbose", "_init_setup_model")
@@ -47,6 +48,7 @@ class SB3Agent(Agent):
     policy: ClassVar[str] = "MlpPolicy"
     model: Any
 
+    @isolated()
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         from stable_baselines3.common.logger import Logger
 
@@ -70,6 +72,7 @@ class SB3Agent(Agent):
         width = arguments.pop("width")
         return {**arguments, "policy_kwargs": {"net_arch": [width, width]}}
 
+    @isolated()
     def learn(
         self,
         env: gymnasium.Env[Any, Any] | int | None = None,
@@ -95,6 +98,7 @@ class SB3Agent(Agent):
         self.model.learn(decisions, callback=Stop(self, decisions, callback), log_interval=1, reset_num_timesteps=first)
         return self
 
+    @isolated()
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """See Agent.predict; these models know no masks, every action is legal without."""
         action, _ = self.model.predict(observation, deterministic=deterministic)
@@ -122,6 +126,7 @@ class SB3Agent(Agent):
         if buffer is not None:
             np.savez(folder / "replay_buffer.npz", **_stored(buffer))
 
+    @isolated()
     def load_state(self, folder: Path) -> None:
         """Read them; nothing is unpickled."""
         self.model.set_parameters(str(folder / "model.zip"), device="cpu")
@@ -151,12 +156,14 @@ class ValueAgent(SB3Agent):
         """Return the value of every action, (A,)."""
         raise NotImplementedError
 
+    @isolated()
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return the Q-value of every action, and epsilon."""
         warming_up = self.model.num_timesteps < self.model.learning_starts  # decides at random, whatever epsilon says
         epsilon = 1.0 if warming_up else float(self.model.exploration_rate)
         return {"q": self.q_values(observation).tolist(), "epsilon": epsilon}
 
+    @isolated()
     def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return whether another action has a higher Q-value, and the Q-value of this one."""
         values = self.q_values(observation)
@@ -174,6 +181,7 @@ class PolicyAgent(SB3Agent):
         """Return the value of an observation (1, D)."""
         return float(self.model.policy.predict_values(observation))
 
+    @isolated()
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return the probability of every action (all components in a row), the policy's entropy and the value."""
         import torch
@@ -187,6 +195,7 @@ class PolicyAgent(SB3Agent):
             value = self.value(tensor)
         return {"probability": probabilities.tolist(), "policy_entropy": entropy, "value": value}
 
+    @isolated()
     def explain(self, observation: np.ndarray, action_masks: np.ndarray, action: Any) -> Explanation:
         """Return whether another action is more probable, and the value of the observation."""
         import torch

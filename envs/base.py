@@ -57,6 +57,8 @@ def instant_sections(keywords: Mapping[str, Any], **reward: Any) -> tuple[EnvCon
     lines = [
         unknown(f"setting {name!r}", name, ("env", "reward", *fields_of(EnvConfig))) for name in values.keys() - _INSTANT
     ]
+    sections = {name: values[name] for name in _INSTANT & values.keys()}
+    lines += [f"{name} = {v!r}: expected settings by name" for name, v in sections.items() if not isinstance(v, Mapping)]
     if lines:
         raise InputError(lines)
     env = build(EnvConfig, {"decision_interval": 1, **values.get("env", {})}, "env.")

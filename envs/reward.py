@@ -19,7 +19,7 @@ from typing import Annotated
 
 from tying import registry
 from tying.config import config, one_of, setting
-from tying.errors import InputError
+from tying.errors import DivergenceError, InputError
 from tying.training.record import StepRecord
 
 Terms = dict[str, float]
@@ -180,6 +180,8 @@ class Reward:
         weight = self.param_weight
         terms = self._kind.terms(replace(self.config, param_weight=weight), record)
         reward = sum(terms.values())
+        if not math.isfinite(reward):
+            raise DivergenceError(f"decision {record.decision}: reward {reward} from the terms {terms}")
         if self.config.baseline:
             terms["baseline"] = -self._average if self._average is not None else 0.0
         self._remember(reward)

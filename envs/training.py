@@ -14,6 +14,7 @@ from envs.presets import preset as find_preset
 from tying import tasks
 from tying.binding import LayerBinding
 from tying.errors import InputError
+from tying.isolation import isolated
 from tying.pointers import Pointers
 from tying.training import checkpoint
 from tying.training.layer_statistics import (
@@ -74,8 +75,9 @@ class TrainingSimulator:
     def _counter(self) -> LayerBinding:
         """The binding of a model without values, for counting before the model is built."""
         binding = self.config.binding
-        blocks = self.task.blocks(self.task.build_model(seed=None))
-        return LayerBinding(blocks, share=binding.share, norms=binding.norms)
+        with isolated():
+            blocks = self.task.blocks(self.task.build_model(seed=None))
+            return LayerBinding(blocks, share=binding.share, norms=binding.norms)
 
     @functools.cache  # noqa: B019 (a simulator lives as long as its environment)
     def param_share(self, pointers: Pointers) -> float:
@@ -83,6 +85,7 @@ class TrainingSimulator:
         independent = self._counter.trainable_params_of(Pointers.independent(self.num_layers))
         return self._counter.trainable_params_of(pointers) / independent
 
+    @isolated()
     def run(self, record: StepRecord, num_batches: int, fork: bool) -> StepRecord:
         """Rebind, train, evaluate; the branch of a fork is trained first, and its time counts as evaluation."""
         trainer = self.start()

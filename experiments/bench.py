@@ -28,12 +28,12 @@ def main(words: Sequence[str]) -> dict[str, float]:
     if flags.out is not None:
         require_room(Path(flags.out), "--out")
     # Imported now: mistakes are answered before torch is there.
-    from rich.console import Console
     from rich.table import Table
 
+    from experiments.run.console import make_console
     from experiments.study import speed
 
-    console, date = Console(), time.strftime("%Y-%m-%d")
+    console, date = make_console(), time.strftime("%Y-%m-%d")
     table = Table("figure", "value", "aim", title=f"{speed.machine()}, {date}")
     values: dict[str, float] = {}
     for title, measure in speed.sections(flags.repeats, flags.iterations, flags.job_iterations).items():

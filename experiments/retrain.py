@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run import cli
-from experiments.run.config import load_config
+from experiments.run.config import load_training_config
 from experiments.run.directory import RunDirectory
 from experiments.study import comparison, grid
 from tying import strategies
-from tying.config import config
+from tying.config import config, setting, to_dict
 from tying.files import require_room, write_json
 from tying.pointers import Pointers
 
@@ -27,26 +27,28 @@ class RetrainFlags(comparison.ComparisonFlags):
     """Train the pattern that a run found from scratch, beside the run, independent and fixed strategies."""
 
     run: str = cli.positional("the finished run directory")
+    trust: bool = setting("import the code that the run's files name: its model, task or reward", default=False)
 
 
 def main(words: Sequence[str]) -> Any:
     """Run the comparison, name the best fixed strategy, and return the table."""
     flags, _ = cli.read_own(RetrainFlags, words, "experiments.retrain")
     directory = RunDirectory(Path(flags.run))
-    made = load_config(directory.read_config())
-    pattern = Pointers(directory.read_summary()["pointers"])
+    made, summary = load_training_config(directory.read_config(), flags.trust), directory.read_summary()
+    pattern = Pointers(summary["pointers"])
     found = _BASELINE if pattern == Pointers.independent(len(pattern)) else str(pattern)
     fixed = strategies.of_size(len(pattern), pattern.num_unique)
     rivals = {found if other == pattern else text: text for text, other in fixed.items()}
     folder = Path(flags.out or Path("comparisons") / f"retrain__{directory.path.resolve().name}")
     require_room(folder, "--out")
     # The run's own settings, recommended ones included, except how decisions are made: a fixed pattern is set once.
-    settings = {name: value for name, value in made.resolved().items() if name not in ("agent", "run")}
+    settings = to_dict(made) | {"preset": summary["preset"]}
     settings["env"] |= {"action_mode": "joint", "freeze_after": 1.0}
     write_json(folder / "settings.json", settings)
-    texts, common = list(dict.fromkeys([found, *rivals, _BASELINE])), ["--config", str(folder / "settings.json")]
-    variants, seeds = grid.parse_variants(texts, common), flags.seed_list(made.run.seed)
-    command, extra = ["python", "-m", "experiments.retrain", *words], {f"run: {made.agent.name}": directory}
+    common = ["--config", str(folder / "settings.json"), *(["--trust"] if flags.trust else [])]
+    texts = list(dict.fromkeys([found, *rivals, _BASELINE]))
+    variants, seeds = grid.parse_variants(texts, common), flags.seed_list(summary["seed"])
+    command, extra = ["python", "-m", "experiments.retrain", *words], {f"run: {summary['agent']}": directory}
     table = comparison.compare(flags, folder, variants, seeds, _BASELINE, command, extra)
     shown = table[table["variant"].isin(rivals)]
     best = rivals[shown.loc[shown["reward_loss"].idxmin(), "variant"]]

@@ -24,6 +24,7 @@ class SampleFlags:
     top_k: int = setting("draw among this many most probable tokens, 0 for all [tokens, >= 0]", default=0, ge=0)
     seed: int = setting("of the draws [0 to 2**32 - 1]", default=0, ge=0, le=2**32 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("where to run", default="auto")
+    trust: bool = setting("import the code that the run's files name: its model, task or reward", default=False)
 
 
 def main(words: Sequence[str]) -> str:
@@ -35,7 +36,7 @@ def main(words: Sequence[str]) -> str:
     from experiments.run.load import load_run
     from tying.training.device import find_device
 
-    text = load_run(flags.run).sample(
+    text = load_run(flags.run, flags.trust).sample(
         flags.prompt, flags.num_tokens, flags.temperature, flags.top_k, flags.seed, find_device(flags.device, "--device")
     )
     print(text)

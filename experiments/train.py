@@ -18,14 +18,13 @@ def main(words: Sequence[str]) -> "Run":
     """Start a run, or resume one, show its result, and return it."""
     command = command_line.parse(words)
     # Imported now, since they import torch: mistakes are answered before.
-    from rich.console import Console
-
+    from experiments.run.console import make_console
     from experiments.run.directory import RunDirectory
     from experiments.run.display import summary_table
-    from experiments.run.job import Job
+    from experiments.run.job import Job, resume
     from experiments.run.load import load_run
 
-    console = Console()
+    console = make_console()
     if command.config is not None:
         job = Job.new(command.config, command.out, words)
         directory = job.directory
@@ -34,17 +33,18 @@ def main(words: Sequence[str]) -> "Run":
         assert command.resume is not None  # a command has one of the two
         directory = RunDirectory(command.resume)
         if directory.finished:
-            console.print(f"{directory.path} is finished:", markup=False)
+            console.print(f"{directory.path} is finished:", soft_wrap=True)
         else:
-            Job.resume(directory).run(console)
-    run, path = load_run(directory.path), shlex.quote(str(directory.path))
+            resume(directory, console, command.trust)
+    run, path = (
+        load_run(directory.path, trust=command.config is not None or command.trust),
+        shlex.quote(str(directory.path)),
+    )
     console.print(summary_table(run.summary))
     console.print(
         f"look      tensorboard --logdir {shlex.quote(str(directory.path.parent))}\n"
         f"sample    python -m experiments.sample {path}\n"
         f"resume    python -m experiments.train --resume {path}   (after an interruption)",
-        markup=False,
-        highlight=False,
         soft_wrap=True,
     )
     return run

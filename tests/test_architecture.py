@@ -24,7 +24,7 @@ FORBIDDEN = {
     "experiments": set(),
 }
 # Of tying, agents know values and configuration; nothing that trains.
-KNOWN_TO_AGENTS = {"pointers", "strategies", "config", "errors", "files", "interface", "registry"}
+KNOWN_TO_AGENTS = {"pointers", "strategies", "config", "errors", "files", "interface", "isolation", "registry", "schema"}
 
 # The inner floors: what the modules of a folder may know of the other folders of their floor. "values" are the modules
 # at the top of tying.

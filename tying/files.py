@@ -5,6 +5,7 @@ once and otherwise served: durability and convenience never end a run.
 """
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -23,6 +24,7 @@ _PROCESS = secrets.token_hex(4)
 # A sync that ends so has lost data; all other refusals only mean that the disk does not promise to keep it.
 _LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
 _warned: dict[Any, Any] = {}
+CHECKSUMS = "checksums.json"
 
 
 def warn_once(line: str) -> None:
@@ -82,6 +84,49 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: unreadable ({error})") from error
+
+
+def write_checksums(folder: Path) -> None:
+    """Write checksums.json: the sha256 of every other file in and below a folder (in place; wrap in `replacing`)."""
+    found = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    write_json(folder / CHECKSUMS, found)
+
+
+def require_checksums(folder: Path, within: str = "", way_out: str = "") -> None:
+    """Check that files are as `write_checksums` found them.
+
+    Args:
+        folder: With its checksums.json.
+        within: Only files whose names begin so: "model", "agent/".
+        way_out: Behind every error: what a person can do.
+
+    Raises:
+        InputError: Naming the first file that is missing or has changed.
+    """
+    try:
+        known = read_json(folder / CHECKSUMS)
+    except InputError as error:
+        raise InputError(f"{error}{way_out}") from error
+    if not isinstance(known, dict):
+        raise InputError(f"{folder / CHECKSUMS}: damaged{way_out}")
+    for name, digest in known.items():
+        path = folder / name
+        if not name.startswith(within):
+            continue
+        if not path.is_file():
+            raise InputError(f"{path}: missing{way_out}")
+        if _sha256(path) != digest:
+            raise InputError(f"{path}: damaged (it is not as it was written){way_out}")
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a JSON-ready value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_link(link: Path, target: str) -> None:

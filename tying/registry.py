@@ -2,10 +2,13 @@
 
 A registry is a mapping from names to objects, or to texts "package.module:attribute" that are imported when they are
 named: choosing one agent or model does not import the libraries of the others.
+
+Importing runs code. A person who types a name wants that; a name in a file is refused unless the person trusts the file.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from itertools import pairwise
 from typing import Any
 
 from tying.errors import InputError, unknown
@@ -46,3 +49,44 @@ def load(kind: str, name: str, target: str) -> Any:
     except Exception as error:  # another person's module can raise anything while it is imported
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"{kind} {name!r} cannot be imported: {type(error).__name__}: {reason}") from error
+
+
+# Settings whose texts are paths, which are never imported.
+_PATHS = ("data", "init_from")
+
+
+def foreign_names(values: Any) -> list[str]:
+    """Return the names "package.module:attribute" in plain values, as JSON has them.
+
+    They are also found inside a longer text, such as the schedule "tie_after:50:package.module:function".
+    """
+    if isinstance(values, Mapping):
+        return [name for key, value in values.items() if not _is_path(str(key)) for name in foreign_names(value)]
+    if isinstance(values, list):
+        return [name for value in values for name in foreign_names(value)]
+    parts = [part.strip() for part in values.split(":")] if isinstance(values, str) else []
+    return [name for name in map(":".join, pairwise(parts)) if is_foreign(name)]
+
+
+def _is_path(key: str) -> bool:
+    return key.partition(".")[0] in _PATHS or key.rpartition(".")[2] in _PATHS
+
+
+def require_trusted(where: Any, values: Any, trust: bool, ours: Container[str] = ()) -> None:
+    """Check that a file names nothing to import, unless a person trusts it.
+
+    Args:
+        where: The file, for the error.
+        values: What it says.
+        trust: Whether the person said so.
+        ours: Names that may be imported without.
+
+    Raises:
+        InputError: Naming what would be imported.
+    """
+    names = [name for name in dict.fromkeys(foreign_names(values)) if not trust and name not in ours]
+    if names:
+        raise InputError(
+            f"{where} would import {', '.join(names)}, which runs code: if you trust who wrote it, say so with --trust "
+            "(trust=True from Python)"
+        )

@@ -206,6 +206,8 @@ def make(text: str, num_layers: int) -> Pointers:
     Raises:
         InputError: For an unknown name (with the nearest one), arguments that do not fit, or pointers of another length.
     """
+    if not isinstance(text, str):
+        raise InputError(f"pattern {text!r}: expected a text, such as 'sequence:3' or '0 1 1 3'")
     name, _, arguments = text.strip().partition(":")
     if name[:1].isdecimal():
         pointers = Pointers.parse(text)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents.networks import mlp
+from tying.isolation import isolated
 from tying.pointers import Pointers
 
 
@@ -21,6 +22,7 @@ class PaperNetwork:
         seed: Of the initial weights and the agent's draws.
     """
 
+    @isolated()
     def __init__(self, config: Any, num_layers: int, seed: int) -> None:
         self.gamma = config.gamma
         self.generator = torch.Generator().manual_seed(seed)
@@ -29,16 +31,19 @@ class PaperNetwork:
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
 
+    @isolated()
     def uniform(self) -> float:
         """Return a draw from 0 to 1."""
         return float(torch.rand((), generator=self.generator))
 
+    @isolated()
     @torch.no_grad()
     def values(self, pointers: Pointers, layer: int) -> np.ndarray:
         """Return the outputs of a layer i under some pointers, (i + 1,)."""
         values: np.ndarray = self._outputs(pointers, layer).numpy()
         return values
 
+    @isolated()
     def update(self, pointers: Pointers, layer: int, target: int, reward: float, next_pointers: Pointers) -> float:
         """Take one step on a transition's squared error and return it; bootstraps on the same layer, as published."""
         with torch.no_grad():
@@ -54,6 +59,7 @@ class PaperNetwork:
         values: Tensor = self.network(torch.tensor(pointers, dtype=torch.float32))
         return values[start : start + layer + 1]
 
+    @isolated()
     def save(self, path: Path, decisions: int) -> None:
         """Write the state; `decisions` is kept beside it."""
         state = {
@@ -64,6 +70,7 @@ class PaperNetwork:
         }
         torch.save(state, path)
 
+    @isolated()
     def load(self, path: Path) -> int:
         """Read the state and return `decisions`."""
         state = torch.load(path, weights_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 from agents.base import read_arrays
 from agents.ppo import PPOAgent, PPOConfig
 from tying.config import config, setting
+from tying.isolation import isolated
 
 
 @config
@@ -26,6 +27,7 @@ class RecurrentPPOAgent(PPOAgent):
     algorithm = "sb3_contrib:RecurrentPPO"
     policy = "MlpLstmPolicy"
 
+    @isolated()
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
         self._memory: tuple[np.ndarray, ...] | None = None
@@ -39,6 +41,7 @@ class RecurrentPPOAgent(PPOAgent):
         """Forget the run before."""
         self._memory = None
 
+    @isolated()
     def predict(self, observation: np.ndarray, action_masks: np.ndarray | None = None, deterministic: bool = False) -> Any:
         """See Agent.predict; remembers all observations since the episode began."""
         begins = np.array([self._memory is None])

@@ -257,6 +257,10 @@ def status(main: Callable[[Sequence[str]], Any], words: Sequence[str]) -> int:
         return _report(1, str(error))
     except OSError as error:
         return _report(1, f"stopped: {error}")
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if not _is_of_memory(error):
+            raise
+        return _report(1, f"stopped: out of memory ({_first_line(error)}); choose smaller sizes, or free some memory")
     except KeyboardInterrupt:
         return _report(130, "interrupted")
     except Terminated:
@@ -264,6 +268,18 @@ def status(main: Callable[[Sequence[str]], Any], words: Sequence[str]) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     return 0
+
+
+# torch and numpy say in their own ways that there is no room, or that no machine could have it.
+_OF_MEMORY = ("out of memory", "can't allocate memory", "Storage size calculation overflowed", "Maximum allowed dimension")
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OF_MEMORY)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0].partition("] ")[2] or (str(error).splitlines() or ["no more"])[0]
 
 
 def _report(code: int, *lines: str) -> int:

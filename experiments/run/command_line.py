@@ -56,15 +56,17 @@ class TrainFlags:
     config: str | None = setting("JSON file of settings over the preset, such as a run's config.json", default=None)
     resume: str | None = setting("run directory to resume, instead of a new run", default=None)
     out: str | None = setting("the run's own folder; None: a new one under runs/", default=None)
+    trust: bool = setting("import the code that --config or --resume names (package.module:NAME)", default=False)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A new run (`config`), or a run to resume (`resume`)."""
+    """A new run (`config`), or a run to resume (`resume`), whose files may name code to import with `trust`."""
 
     config: Config | None
     resume: Path | None
     out: Path | None
+    trust: bool = False
 
 
 def parse(words: Sequence[str]) -> Command:
@@ -78,7 +80,7 @@ def parse(words: Sequence[str]) -> Command:
     if own.get("resume") is not None:
         _refuse_others(words)
         RunDirectory(Path(own["resume"])).read_config()
-        return Command(None, Path(own["resume"]), None)
+        return Command(None, Path(own["resume"]), None, _trusts(own))
     out = Path(own["out"]) if own.get("out") is not None else None
     mistakes: list[str] = []
     made = parse_config(words, mistakes, fields_of(TrainFlags))
@@ -93,16 +95,18 @@ def parse_config(words: Sequence[str], mistakes: list[str], own: cli.Flags | Non
     """Return the configuration that words mean, or None; mistakes are added to a list.
 
     Args:
-        words: Flags of settings, and `--preset` and `--config`.
+        words: Flags of settings, and `--preset`, `--config` and `--trust`.
         mistakes: One line each.
-        own: The flags that are no settings; None for `--preset` and `--config` alone.
+        own: The flags that are no settings; None for `--preset`, `--config` and `--trust` alone.
     """
     if own is None:
-        own = {name: info for name, info in fields_of(TrainFlags).items() if name in ("preset", "config")}
+        own = {name: info for name, info in fields_of(TrainFlags).items() if name in ("preset", "config", "trust")}
     names = ("agent.name", "model.name", "task.name")
     first = cli.read({**own, **{n: Config.__pydantic_fields__["preset"] for n in names}}, words, SHORTS).values  # type: ignore[attr-defined]
     path = first.get("config")
-    file: dict[str, Any] = _attempt(mistakes, lambda: read_config(Path(path)), {}) if path is not None else {}
+    file: dict[str, Any] = (
+        _attempt(mistakes, lambda: read_config(Path(path), _trusts(first)), {}) if path is not None else {}
+    )
     named = {name: first[name] for name in ("preset", *names) if first.get(name) is not None}
     start = _start({**{k: v for k, v in file.items() if k in ("preset", *names)}, **named})
     flags = {**own, **flags_of(start)}
@@ -148,8 +152,13 @@ def _start(named: Mapping[str, Any]) -> Config:
     return resolve(right)
 
 
+def _trusts(own: Mapping[str, Any]) -> bool:
+    return str(own.get("trust", "false")).lower() == "true"
+
+
 def _refuse_others(words: Sequence[str]) -> None:
-    flags = [word for word in words if word.startswith("-") and word.partition("=")[0] != "--resume"]
+    allowed = ("--resume", "--trust")
+    flags = [word for word in words if word.startswith("-") and word.partition("=")[0] not in allowed]
     others = flags or [word for word in words if not word.startswith("-")][1:] if "--resume" in words else flags
     if others:
         raise InputError(f"--resume takes the run's own settings: leave out {' '.join(others)}")

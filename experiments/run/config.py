@@ -17,7 +17,7 @@ from agents.base import Agent, NoConfig
 from envs.config import TrainingConfig
 from envs.presets import PRESETS, preset
 from envs.reward import kind
-from tying import tasks
+from tying import registry, tasks
 from tying.config import build, by_name, config, fields_of, flat, nested, override, setting, to_dict
 from tying.errors import InputError
 from tying.files import read_json
@@ -183,46 +183,55 @@ def _conflicts(made: Config) -> list[str]:
     return lines
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, trust: bool = False) -> dict[str, Any]:
     """Return the choices in a JSON file: a run's config.json, or settings by section or dotted name.
 
+    Args:
+        path: The file.
+        trust: Whether code may be imported that the file names.
+
     Raises:
-        InputError: If it is missing or damaged, or of another format.
+        InputError: If it is missing or damaged, of another format, or names code and is not trusted.
     """
     values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"--config {path}: expected a JSON object of settings")
+    registry.require_trusted(path, values, trust)
     if "format" not in values:
         return flat(nested(values))
     preset_name = _saved(path, values, "resolved").get("preset", DEFAULT_PRESET)
     return {"preset": preset_name, **_saved(path, values, "chosen")}
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, trust: bool = False) -> Config:
     """Return the configuration that a run was made from, as it resolved then.
 
     Args:
         path: A run's config.json.
+        trust: Whether code may be imported that the file names.
 
     Raises:
-        InputError: If the file is missing or damaged, or of another format.
+        InputError: If the file is missing or damaged, of another format, or names code and is not trusted.
     """
-    return _load(path, Config)
+    return _load(path, Config, trust)
 
 
-def load_training_config(path: Path) -> TrainingConfig:
+def load_training_config(path: Path, trust: bool = False) -> TrainingConfig:
     """Return the sections of a run's environment alone; no agent is imported for them. See `load_config`."""
-    return _load(path, TrainingConfig)
+    return _load(path, TrainingConfig, trust)
 
 
-def _load(path: Path, cls: type[T]) -> T:
+def _load(path: Path, cls: type[T], trust: bool) -> T:
     values = read_json(path)
     saved = {**_saved(path, values, "resolved"), "chosen": _saved(path, values, "chosen")}
     wrong = saved.keys() ^ Config.__pydantic_fields__.keys()  # type: ignore[attr-defined]
     if wrong:
         raise InputError(f"{path}: damaged, or of another version ({', '.join(sorted(wrong))})")
+    sections = {name: saved[name] for name in cls.__pydantic_fields__}  # type: ignore[attr-defined]
+    # A run's preset is only shown, and what was chosen stands in the sections.
+    registry.require_trusted(path, {k: v for k, v in sections.items() if k not in ("preset", "chosen")}, trust)
     try:
-        return build(cls, {name: saved[name] for name in cls.__pydantic_fields__})  # type: ignore[attr-defined]
+        return build(cls, sections)
     except InputError as error:
         raise InputError([f"{path}: {line}" for line in error.lines]) from error
 

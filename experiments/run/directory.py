@@ -16,11 +16,24 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from experiments.run.provenance import made_by
+from tying import schema
 from tying.errors import InputError
-from tying.files import read_json, remove, require_room, write_json, write_link, write_text
+from tying.files import digest, read_json, remove, require_room, warn_once, write_json, write_link, write_text
 from tying.training.record import StepRecord
 
 _CLOCKS = ("wall_s", "cpu_s", "decision_s")
+_LINE = schema.shape(**dict.fromkeys(_CLOCKS, float), agent=dict[str, Any])
+_COUNTS = ("seed", "num_layers", "num_unique_layers", "trainable_params", "trainable_block_params", "independent_params")
+_SUMMARY = schema.shape(
+    agent=str,
+    preset=str,
+    pointers=schema.PointerList,
+    **dict.fromkeys((*_COUNTS, "independent_block_params", "iterations", "tokens", "decisions", "changes"), int),
+    **dict.fromkeys(("test_loss", "reward_loss", "wall_s", "train_s", "decision_s"), float),
+)
+_VERSIONS = schema.shape(config_sha256=str, corpus_sha256=str, device=str, packages=dict[str, str | None])
+# What a process that was killed while it made the folder can have left in it.
+_BEGINNINGS = (".lock", "command.txt", "versions.json")
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,9 @@ class Line:
         """Read a line.
 
         Raises:
-            ValueError: If it is damaged (KeyError, TypeError, or an InputError for its pointers).
+            ValueError: If it is damaged (an InputError where an entry is wrong).
         """
-        values = json.loads(text)
+        values = schema.check(_LINE, json.loads(text))
         clocks = {name: float(values[name]) for name in _CLOCKS}
         return cls(record=StepRecord.from_dict(values), agent=values["agent"], **clocks)
 
@@ -74,6 +87,20 @@ class RunDirectory:
         self.snapshots = path / "snapshots"
         self.tensorboard = path / "tb"
         self.final = path / "final"
+        self._lock = FileLock(path / ".lock", timeout=0)
+        self._known_bytes = 0  # of decisions.jsonl, as this process wrote it
+
+    @classmethod
+    def take(cls, path: Path) -> Self:
+        """Make a new folder; where another process was faster, one of the next number."""
+        folder, number = path, 1
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                return cls(folder)
+            except FileExistsError:
+                number += 1
+                folder = path.with_name(f"{path.name}-{number}")
 
     @property
     def finished(self) -> bool:
@@ -86,31 +113,57 @@ class RunDirectory:
         Raises:
             InputError: If something is there already.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not self._is_empty():
             raise InputError(f"--out {self.path}: exists and is not empty; name a new folder, or --resume it")
         require_room(self.path, "--out")
 
+    def _is_empty(self) -> bool:
+        """Return whether nothing is there, or only what a process that was killed at once left."""
+        if not self.path.is_dir():
+            return False
+        return all(part.name in _BEGINNINGS or part.match(".*.tmp") for part in self.path.iterdir())
+
     def create(self, config: dict[str, Any], command: Sequence[str], facts: dict[str, Any]) -> None:
-        """Make the folder and write down what is run, by what."""
+        """Write down what is run, by what; under the lock."""
         self.require_new()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.remove_leftovers()
         write_text(self.path / "command.txt", shlex.join(command) + "\n")
-        write_json(self.versions_file, {**made_by(), **facts})
+        write_json(self.versions_file, {**made_by(), **facts, "config_sha256": digest(config)})
         # Last, since a folder with a config.json is a run.
         write_json(self.config_file, config)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training this run while a block runs; a killed process leaves no lock behind.
+        """Keep other processes from training this run while a block runs; blocks may be nested.
+
+        A killed process leaves no lock behind.
 
         Raises:
             InputError: If another process is at it.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
+            self._lock.acquire()
         except Timeout as error:
             raise InputError(f"{self.path}: another process is training this run") from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def read_versions(self) -> dict[str, Any]:
+        """Return versions.json: what made the run.
+
+        Raises:
+            InputError: If it is damaged, or the settings in config.json are not those that the run began with.
+        """
+        begin_anew = f"begin a new run with --config {shlex.quote(str(self.config_file))}"
+        known = schema.read(self.versions_file, _VERSIONS, f"what made the run is unknown: {begin_anew}")
+        if known["config_sha256"] != digest(read_json(self.config_file)):
+            raise InputError(
+                f"{self.config_file}: not the settings that the run began with; undo the change, or {begin_anew}"
+            )
+        return known
 
     def read_config(self) -> Path:
         """Return the path of config.json.
@@ -119,7 +172,9 @@ class RunDirectory:
             InputError: If this is no run.
         """
         if not self.config_file.is_file():
-            raise InputError(f"{self.path}: not a run directory (it has no config.json)")
+            begun = (self.path / "command.txt").is_file()
+            hint = ": it was killed before it began; repeat its command, which stands in command.txt" if begun else ""
+            raise InputError(f"{self.path}: not a run directory (it has no config.json){hint}")
         return self.config_file
 
     def read_summary(self) -> dict[str, Any]:
@@ -131,10 +186,8 @@ class RunDirectory:
         if not self.finished:
             resume = f"python -m experiments.train --resume {shlex.quote(str(self.path))}"
             raise InputError(f"{self.path}: not finished; resume it by {resume}")
-        summary = read_json(self.final / "summary.json")
-        if not isinstance(summary, dict) or not summary.keys() >= {"pointers", "test_loss", "seed"}:
-            raise InputError(f"{self.final / 'summary.json'}: damaged; remove {self.final} and resume the run")
-        return dict(summary)
+        way_out = f"remove {shlex.quote(str(self.final))} and resume the run"
+        return schema.read(self.final / "summary.json", _SUMMARY, way_out)
 
     def read_decisions(self) -> list[Line]:
         """Return the lines of decisions.jsonl; a last line cut short by a kill is left out.
@@ -149,10 +202,10 @@ class RunDirectory:
         for number, text in enumerate(self.decisions_file.read_bytes().split(b"\n")[:-1]):
             try:
                 line = Line.from_json(text)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, RecursionError) as error:
+                reason = (str(error).splitlines() or [""])[0]
                 raise InputError(
-                    f"{self.decisions_file}: line {number + 1} is damaged, or of another version ({type(error).__name__}: "
-                    f"{(str(error).splitlines() or [''])[0]})"
+                    f"{self.decisions_file}: line {number + 1} is damaged, or of another version ({reason})"
                 ) from error
             if line.record.decision != number:
                 raise InputError(f"{self.decisions_file}: line {number + 1} is not decision {number}")
@@ -162,6 +215,21 @@ class RunDirectory:
     def rewrite_decisions(self, lines: Sequence[Line]) -> None:
         """Replace decisions.jsonl in one step."""
         write_text(self.decisions_file, "".join(line.to_json() for line in lines))
+        self._known_bytes = self.decisions_file.stat().st_size
+
+    def append_decision(self, lines: Sequence[Line]) -> None:
+        """Add the last of the run's lines to decisions.jsonl."""
+        self.require_decisions(lines[:-1])
+        with self.decisions_file.open("ab") as file:
+            file.write(lines[-1].to_json().encode())
+            self._known_bytes = file.tell()
+
+    def require_decisions(self, lines: Sequence[Line]) -> None:
+        """Write decisions.jsonl anew, and say so, where somebody removed or shortened it while the run trains."""
+        size = self.decisions_file.stat().st_size if self.decisions_file.is_file() else 0
+        if size != self._known_bytes:
+            warn_once(f"{self.decisions_file}: changed by something else while the run trained; written anew")
+            self.rewrite_decisions(lines)
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process was writing when it died."""
@@ -177,9 +245,13 @@ class RunDirectory:
         """Return the folder of the agent's snapshot after that many decisions."""
         return self.snapshots / f"{decisions:06d}"
 
-    def latest_checkpoint(self) -> tuple[int, Path] | None:
-        """Return the number of decisions and the folder of the newest checkpoint, if there is one."""
-        numbers = _numbers(self.checkpoints)
+    def latest_checkpoint(self, most: int | None = None) -> tuple[int, Path] | None:
+        """Return the number of decisions and the folder of the newest checkpoint, if there is one.
+
+        Args:
+            most: Only checkpoints after at most that many decisions.
+        """
+        numbers = [number for number in _numbers(self.checkpoints) if most is None or number <= most]
         return (numbers[-1], self.checkpoint_folder(numbers[-1])) if numbers else None
 
     def snapshot_before(self, decisions: int) -> int:
@@ -188,6 +260,13 @@ class RunDirectory:
         One right at the checkpoint does not count: a decision at least is replayed, so that snapshot and record must agree.
         """
         return max((number for number in _numbers(self.snapshots) if number < decisions), default=0)
+
+    def remove_after(self, decisions: int) -> None:
+        """Remove the checkpoints and snapshots of decisions that will be taken again."""
+        for parent in (self.checkpoints, self.snapshots):
+            for number in _numbers(parent):
+                if number > decisions:
+                    shutil.rmtree(parent / f"{number:06d}")
 
     def keep_checkpoints(self, count: int) -> None:
         """Point `checkpoints/latest` at the newest checkpoint; keep the newest `count`, and the snapshots before them."""
@@ -200,12 +279,6 @@ class RunDirectory:
         needed = self.snapshot_before(numbers[-count:][0])
         for number in _numbers(self.snapshots):
             if number < needed:
-                shutil.rmtree(self.snapshot_folder(number))
-
-    def remove_snapshots_after(self, decisions: int) -> None:
-        """Remove the snapshots of decisions that will be taken again."""
-        for number in _numbers(self.snapshots):
-            if number > decisions:
                 shutil.rmtree(self.snapshot_folder(number))
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 
 import agents
@@ -18,14 +20,15 @@ from experiments.run import snapshot
 from experiments.run.config import Config, dump, load_config
 from experiments.run.directory import Line, RunDirectory
 from experiments.run.display import Display
+from experiments.run.provenance import differences, made_by
 from experiments.run.recorder import KEPT_CHECKPOINTS, Recorder
 from experiments.run.summary import write_final
 from experiments.run.tensorboard import TensorBoardLogger
 from tying.errors import DivergenceError, InputError
-from tying.files import read_json
+from tying.files import require_room, warn_once
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
     """A run that is about to be trained.
 
@@ -36,6 +39,7 @@ class Job:
         lines: The decisions that its record holds already; empty for a new run.
         start: Decisions of them that the agent is not shown again: those before its newest snapshot.
         resumed: Whether the folder was there before.
+        numbered: Whether the folder is of the next number, should another process take it first.
         simulator: The training behind the environment.
         env: The environment over it.
         agent: The agent.
@@ -47,6 +51,7 @@ class Job:
     lines: Sequence[Line]
     start: int
     resumed: bool
+    numbered: bool
     simulator: TrainingSimulator
     env: LayerTyingEnv
     agent: Agent
@@ -59,22 +64,24 @@ class Job:
             InputError: If its folder is taken, or the agent cannot decide in the environment.
         """
         directory = RunDirectory(out or _new_folder(config))
-        directory.require_new()
-        return cls(directory, config, words, [], 0, False, *_actors(config, directory, [], 0))
+        if out is not None:
+            directory.require_new()
+        require_room(directory.path, "--out")
+        return cls(directory, config, words, [], 0, False, out is None, *_actors(config, directory, [], 0))
 
     @classmethod
-    def resume(cls, directory: RunDirectory) -> "Job":
-        """Return the job that resumes a run from its newest checkpoint.
+    def resume(cls, directory: RunDirectory, trust: bool = False) -> "Job":
+        """Return the job that resumes a run from its newest checkpoint; call it under the folder's lock.
 
         Raises:
-            InputError: If the folder holds no run, or a damaged one.
+            InputError: If the folder holds no run, a damaged one, or one that names code to import and is not trusted.
         """
-        config = load_config(directory.read_config())
+        config = load_config(directory.read_config(), trust)
         lines = _known_decisions(directory)
         start = directory.snapshot_before(len(lines))
         if start:
             snapshot.require(directory.snapshot_folder(start), snapshot.digest(directory, start).hexdigest())
-        return cls(directory, config, (), lines, start, True, *_actors(config, directory, lines, start))
+        return cls(directory, config, (), lines, start, True, False, *_actors(config, directory, lines, start))
 
     @property
     def iteration(self) -> int:
@@ -83,55 +90,71 @@ class Job:
 
     def run(self, console: Console) -> None:
         """Train to the end and write the final files; what can be refused is refused before the folder is made."""
-        self._prepare(console)
-        with self.directory.locked(), _how_to_resume(self.directory), closing(self._logger()) as logger:
-            self._clean_folder()
-            self._introduce(console)
-            with self._display(console) as display:
-                recorder = self._recorder(logger, display)
-                self.simulator.on_iteration = recorder.on_iteration
-                self.env.on_decision = recorder.on_decision
-                self.env.explain = getattr(self.agent, "explain", None)
-                if is_resumable(self.agent):
-                    self.agent.on_boundary = recorder.on_boundary
-                if self.start:
-                    self.agent.restore(self.directory.snapshot_folder(self.start), self.start)
-                # Another person's agent need not keep the environment that it was made for.
-                self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
-            if len(recorder.lines) < self.env.num_decisions:
-                raise InputError(
-                    f"agent {self.config.agent.name!r} took {len(recorder.lines)} of {self.env.num_decisions} decisions: "
-                    "its learn() must take as many as it is asked for"
-                )
-            console.print("evaluating on the whole test split ...", highlight=False)
-            write_final(self.directory, self.config, recorder)
+        facts = self._prepare(console)
+        if self.numbered:
+            self.directory = RunDirectory.take(self.directory.path)
+        with self.directory.locked():
+            if not self.resumed:
+                command = [Path(sys.executable).name, "-m", "experiments.train", *self.words]
+                self.directory.create(self.config.to_json(), command, facts)
+            with _how_to_resume(self.directory), closing(self._logger()) as logger:
+                self._clean_folder()
+                self._introduce(console)
+                with self._display(console) as display:
+                    recorder = self._recorder(logger, display)
+                    self._listen(recorder)
+                    # Another person's agent need not keep the environment that it was made for.
+                    self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
+                self._finish(recorder, console)
 
-    def _prepare(self, console: Console) -> None:
-        """Read the data, build the model, and make the folder of a new run."""
+    def _listen(self, recorder: Recorder) -> None:
+        """Let the recorder hear of the run, and put the agent where its snapshot was taken."""
+        self.simulator.on_iteration = recorder.on_iteration
+        self.env.on_decision = recorder.on_decision
+        self.env.explain = getattr(self.agent, "explain", None)
+        if is_resumable(self.agent):
+            self.agent.on_boundary = recorder.on_boundary
+        if self.start:
+            self.agent.restore(self.directory.snapshot_folder(self.start), self.start)
+
+    def _finish(self, recorder: Recorder, console: Console) -> None:
+        """Evaluate and write the final files."""
+        if len(recorder.lines) < self.env.num_decisions:
+            raise InputError(
+                f"agent {self.config.agent.name!r} took {len(recorder.lines)} of {self.env.num_decisions} decisions: "
+                "its learn() must take as many as it is asked for"
+            )
+        console.print("evaluating on the whole test split ...")
+        write_final(self.directory, self.config, recorder)
+
+    def _prepare(self, console: Console) -> dict[str, Any]:
+        """Read the data, build the model, and return what the run depends on besides its settings."""
         data = self.config.data
-        console.print(f"corpus {data.path or data.hf or data.corpus}: reading ...", markup=False, highlight=False)
+        console.print(f"corpus {data.path or data.hf or data.corpus}: reading ...", soft_wrap=True)
         self.simulator.task.require()
-        facts = self.simulator.task.facts()
-        if self.resumed:
-            known = read_json(self.directory.versions_file)
-            if not isinstance(known, dict) or known.get("corpus_sha256") != facts["corpus_sha256"]:
-                raise InputError(
-                    f"cannot resume {self.directory.path}: corpus {facts['corpus']} is no longer the text of its beginning"
-                )
         # The run's seed also holds for an agent that resets the environment without one.
         self.env.reset(seed=self.config.run.seed)
         self.simulator.reset(self.config.run.seed)
-        device = str(self.simulator.start().device)
-        if not self.resumed:
-            command = [Path(sys.executable).name, "-m", "experiments.train", *self.words]
-            self.directory.create(self.config.to_json(), command, {"device": device, **facts})
+        device = self.simulator.start().device
+        facts = {"device": str(device), "threads": torch.get_num_threads(), **self.simulator.task.facts()}
+        if self.resumed:
+            known = self.directory.read_versions()
+            if known["corpus_sha256"] != facts["corpus_sha256"]:
+                raise InputError(
+                    f"cannot resume {self.directory.path}: corpus {facts['corpus']} is no longer the text of its beginning"
+                )
+            other = differences(known, {**made_by(), **facts})
+            if other:
+                line = f"warning: the run may not go on bit by bit as it would have: {other}"
+                console.print(line, soft_wrap=True)
+        return facts
 
     def _clean_folder(self) -> None:
         """Remove what a killed process left, and what came after the checkpoint that the run resumes from."""
         self.directory.remove_leftovers()
-        self.directory.rewrite_decisions(self.lines)
-        self.directory.remove_snapshots_after(len(self.lines))
+        self.directory.remove_after(len(self.lines))
         self.directory.keep_checkpoints(KEPT_CHECKPOINTS)
+        self.directory.rewrite_decisions(self.lines)
         self.simulator.task.save_assets(self.directory.path)
 
     def _introduce(self, console: Console) -> None:
@@ -140,8 +163,6 @@ class Job:
             f"run {self.directory.path}\n"
             f"model {trainer.independent_params:,} parameters untied, {self.simulator.num_layers} layers; "
             f"device {trainer.device}; agent {self.config.agent.name}",
-            markup=False,
-            highlight=False,
             soft_wrap=True,
         )
 
@@ -176,22 +197,23 @@ class Job:
 def _new_folder(config: Config) -> Path:
     agent = re.sub(r"[^\w.]+", "-", config.agent.name)
     stem = f"{config.preset}__{agent}__s{config.run.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path("runs") / re.sub(r"[^\w.-]+", "-", stem)
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"{stem}-{number}")
-    return folder
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", stem)
 
 
 def _known_decisions(directory: RunDirectory) -> list[Line]:
-    """Return the decisions up to the newest checkpoint; what came after it will be done again."""
-    newest = directory.latest_checkpoint()
-    count = newest[0] if newest else 0
-    lines = directory.read_decisions()[:count]
-    if len(lines) < count:
-        raise InputError(f"{directory.decisions_file}: {len(lines)} decisions, but the newest checkpoint is after {count}")
-    return lines
+    """Return the decisions up to the newest checkpoint; what came after it will be done again.
+
+    A power cut can leave a record that is shorter than the newest checkpoint: then an older one holds.
+    """
+    lines = directory.read_decisions()
+    newest, fitting = directory.latest_checkpoint(), directory.latest_checkpoint(most=len(lines))
+    if newest is not None and fitting is None:
+        raise InputError(
+            f"{directory.decisions_file}: {len(lines)} decisions, but the newest checkpoint is after {newest[0]}"
+        )
+    if newest is not None and fitting != newest:
+        warn_once(f"{directory.decisions_file}: {len(lines)} decisions; resuming from the checkpoint before {newest[1]}")
+    return lines[: fitting[0]] if fitting is not None else []
 
 
 def _actors(
@@ -217,3 +239,20 @@ def _how_to_resume(directory: RunDirectory) -> Iterator[None]:
         resume = f"python -m experiments.train --resume {shlex.quote(str(directory.path))}"
         print(f"to resume: {resume}", file=sys.stderr)
         raise
+
+
+def resume(directory: RunDirectory, console: Console, trust: bool = False) -> None:
+    """Resume a run to its end; nothing of it is read before other processes are kept away.
+
+    Args:
+        directory: Its folder.
+        console: Where to show it.
+        trust: Whether code may be imported that its files name.
+
+    Raises:
+        InputError: If another process is at it, or the run is damaged.
+    """
+    directory.read_config()
+    with directory.locked():
+        if not directory.finished:
+            Job.resume(directory, trust).run(console)

@@ -13,18 +13,20 @@ from envs.config import TrainingConfig
 from envs.training import LayerTyingEnv
 from experiments.run.config import Config, load_config, load_training_config
 from experiments.run.directory import RunDirectory
-from tying import tasks
+from tying import schema, tasks
 from tying.binding import LayerBinding
 from tying.data import tokenizers
 from tying.errors import InputError
-from tying.files import read_json
+from tying.files import read_json, require_checksums
 from tying.tasks.base import Task
 from tying.tasks.text import TOKENIZER_FILE
-from tying.training.checkpoint import load_tensors
+from tying.training import checkpoint
 from tying.training.trainer import load_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_POINTERS = schema.shape(**{"pointers.json": schema.PointerList})
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ class Run:
 
     Attributes:
         directory: The folder.
+        trust: Whether code may be imported that its files name.
     """
 
     directory: RunDirectory
+    trust: bool = False
 
     @property
     def path(self) -> Path:
@@ -45,12 +49,12 @@ class Run:
     @functools.cached_property
     def config(self) -> Config:
         """Its settings."""
-        return load_config(self.directory.config_file)
+        return load_config(self.directory.config_file, self.trust)
 
     @functools.cached_property
     def training_config(self) -> TrainingConfig:
         """The settings of its environment: the model is used without importing the agent."""
-        return load_training_config(self.directory.config_file)
+        return load_training_config(self.directory.config_file, self.trust)
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
@@ -79,7 +83,7 @@ class Run:
         model = self.task.load_model(self.path)
         binding = self.training_config.binding
         LayerBinding(self.task.blocks(model), share=binding.share, norms=binding.norms).rebind(pointers)
-        load_parameters(model, load_tensors(folder / "model.safetensors"))
+        load_parameters(model, checkpoint.load_tensors(folder / "model.safetensors"))
         return model.eval()
 
     def sample(
@@ -110,24 +114,34 @@ class Run:
     def _weights(self) -> tuple[Path, Any]:
         """Return the folder of the newest weights, and their pointers."""
         newest = self.directory.latest_checkpoint()
-        if self.directory.final.is_dir():
-            return self.directory.final, read_json(self.directory.final / "pointers.json")
+        final = self.directory.final
+        if final.is_dir():
+            require_checksums(final, "model.")
+            require_checksums(final, "pointers.")
+            pointers = read_json(final / "pointers.json")
+            schema.check(_POINTERS, {"pointers.json": pointers})
+            return final, pointers
         if newest is not None:
-            return newest[1], read_json(newest[1] / "state.json")["pointers"]
+            return newest[1], checkpoint.saved_pointers(newest[1])
         raise InputError(f"{self.path}: no model yet, not even a checkpoint")
 
     @functools.cached_property
     def agent(self) -> Agent:
         """The agent as it was at the end of a finished run."""
-        return agents.load(self.directory.final / "agent", LayerTyingEnv(self.training_config))
+        require_checksums(self.directory.final, "agent/")
+        return agents.load(self.directory.final / "agent", LayerTyingEnv(self.training_config), trust=self.trust)
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, trust: bool = False) -> Run:
     """Return a run by its folder.
 
+    Args:
+        path: The folder.
+        trust: Whether code may be imported that its files name: only for runs of people whom you trust.
+
     Raises:
-        InputError: If it is no run, or one of another version.
+        InputError: If it is no run, one of another version, or names code and is not trusted.
     """
     directory = RunDirectory(Path(path))
-    load_training_config(directory.read_config())
-    return Run(directory)
+    load_training_config(directory.read_config(), trust)
+    return Run(directory, trust)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def made_by() -> dict[str, Any]:
         "git": _git_revision(),
         "packages": packages,
     }
+
+
+def differences(known: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return what figures depend on bit by bit and is other now, "torch 2.12.0, now 2.13.0"; empty where nothing is."""
+    pairs = {name: (known.get(name), here.get(name)) for name in ("device", "processor", "threads", "git")}
+    pairs["torch"] = (known["packages"].get("torch"), here["packages"].get("torch"))
+    return ", ".join(f"{name} {then}, now {now}" for name, (then, now) in pairs.items() if then != now)
 
 
 def _processor() -> str:

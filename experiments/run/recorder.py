@@ -13,12 +13,15 @@ from experiments.run.config import RunConfig
 from experiments.run.directory import Line, RunDirectory
 from experiments.run.display import Display
 from experiments.run.tensorboard import TensorBoardLogger
+from tying.errors import InputError
 from tying.pointers import Pointers
 from tying.training import checkpoint
 from tying.training.record import StepRecord
 from tying.training.trainer import Iteration, Trainer
 
 KEPT_CHECKPOINTS = 2
+# What follows from the decisions and their measurements.
+_ANSWERED = ("iteration", "previous_pointers", "layer", "action", "frozen", "reward", "reward_terms", "param_weight")
 _FIRST_PICTURE = 8  # decisions; pointer maps follow at each doubling, since each shows the whole run so far
 
 
@@ -92,6 +95,7 @@ class Recorder:
         self._num_shown = record.decision + 1
         if record.decision < self._num_known:
             self._digest.update(self.lines[record.decision].to_json().encode())
+            self._require_same(record)
             self._mark = time.perf_counter()
             return
         diagnostics = self.agent.diagnostics(observation, masks) if hasattr(self.agent, "diagnostics") else {}
@@ -105,14 +109,27 @@ class Recorder:
         )
         self._mark = now
         self.lines.append(line)
-        with self.directory.decisions_file.open("a", encoding="utf-8") as file:
-            file.write(line.to_json())
+        self.directory.append_decision(self.lines)
         self._digest.update(line.to_json().encode())
         params = self.trainer.trainable_params
         self.logger.decision(record, self.trainer.independent_params / params, params, line.decision_s)
         self.logger.agent(record.iteration, diagnostics, metrics)
         self.display.decision(record)
         self._save(record.decision + 1)
+
+    def _require_same(self, record: StepRecord) -> None:
+        """Check that the environment answers a known decision as it did.
+
+        Raises:
+            InputError: If the record's line says otherwise.
+        """
+        known = self.lines[record.decision].record
+        for name in _ANSWERED:
+            if getattr(record, name) != getattr(known, name):
+                raise InputError(
+                    f"{self.directory.decisions_file}: line {record.decision + 1} has {name} = {getattr(known, name)!r}; "
+                    f"from the same measurements comes {getattr(record, name)!r}: the record was changed"
+                )
 
     def _save(self, count: int) -> None:
         """Draw the map and save a checkpoint, when they are due after that many decisions."""

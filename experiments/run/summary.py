@@ -8,13 +8,14 @@ from experiments.run.config import Config
 from experiments.run.directory import RunDirectory
 from experiments.run.recorder import Recorder
 from tying.config import flat
-from tying.files import replacing
+from tying.files import replacing, write_checksums
 from tying.training import checkpoint
 
 
 def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> None:
     """Evaluate on the whole test split and write final/: model, pointers, summary, agent, picture of the tying."""
     trainer = recorder.trainer
+    directory.require_decisions(recorder.lines)
     summary = _summarise(config, recorder)
     figures = {k: summary[k] for k in ("test_loss", "trainable_params", "num_unique_layers")}
     recorder.finish(flat(config.resolved()), {**figures, **{k: v for k, v in summary.items() if k.startswith("test_")}})
@@ -27,6 +28,7 @@ def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> 
         recorder.agent.save(temporary / "agent")
         title = f"{config.preset}, {config.agent.name}, seed {config.run.seed} (colour: set of weights, bold: its owner)"
         pointer_map.draw(recorder.history, title=title).savefig(temporary / "pointer_map.png", dpi=130)
+        write_checksums(temporary)
 
 
 def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:

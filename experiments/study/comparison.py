@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-
 from experiments.run.cli import Failed
+from experiments.run.console import make_console
 from experiments.run.directory import RunDirectory
 from experiments.study import grid
 from experiments.study.workers import WorkerConfig
@@ -73,13 +72,13 @@ def compare(
     from experiments.study.report import print_table, write_report
     from experiments.study.results import Run
 
-    console = Console()
+    console = make_console()
     others = [Run.load(label, directory) for label, directory in (extra or {}).items()]
     require_room(folder, "--out")
     specs = grid.plan(folder, variants, seeds)
     grid.write_plan(folder, variants, seeds, command)
     there = f"{len(specs)} runs in {folder}; after an interruption, the same command resumes them"
-    console.print(there, markup=False, highlight=False, soft_wrap=True)
+    console.print(there, soft_wrap=True)
     failures = grid.run_all(specs, flags, console)
     runs = [*others, *(Run.load(spec.label, spec.directory) for spec in specs if spec.directory.finished)]
     if not any(run.label == baseline for run in runs):
@@ -88,7 +87,7 @@ def compare(
     print_table(table, baseline, console)
     report, runs_folder = (shlex.quote(str(folder / name)) for name in ("report.html", "runs"))
     look = f"report     {report}\nlook       tensorboard --logdir {runs_folder}"
-    console.print(look, markup=False, highlight=False, soft_wrap=True)
+    console.print(look, soft_wrap=True)
     if failures:
         raise Failed(failures)
     return table

@@ -17,20 +17,24 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from experiments.run.command_line import parse_config
 from experiments.run.config import Config, load_config
+from experiments.run.console import make_console
 from experiments.run.directory import RunDirectory
 from experiments.study import workers
 from experiments.study.workers import WorkerConfig
+from tying import schema
 from tying.config import build
 from tying.errors import InputError
-from tying.files import read_json, remove, write_json
+from tying.files import read_json, write_json
+from tying.registry import foreign_names
 
 FORMAT = 2
+_PLAN = schema.shape(format=Literal[2], variants=dict[str, str])
 # Flags of `experiments.train` that a grid sets itself, run by run.
 _SET_HERE = {
     "--agent": "a variant begins with its agent's name",
@@ -150,12 +154,17 @@ def plan(folder: Path, variants: Sequence[Variant], seeds: Sequence[int]) -> lis
             words = (*variant.words, "--seed", str(seed), "--out", str(directory.path))
             spec = RunSpec(variant.label, variant.config.with_seed(seed), words, directory, log)
             if directory.config_file.is_file():
-                difference = load_config(directory.config_file).difference(spec.config)
+                difference = load_config(directory.config_file, _named(directory, spec.config)).difference(spec.config)
                 lines += [f"{directory.path}: made with other settings ({difference})"] if difference else []
             specs.append(spec)
     if lines:
         raise InputError([*lines, f"{folder} holds another comparison: name a new folder with --out"])
     return specs
+
+
+def _named(directory: RunDirectory, config: Config) -> bool:
+    """Return whether the command itself names whatever a run's file would import."""
+    return set(foreign_names(read_json(directory.config_file))) <= set(foreign_names(config.to_json()))
 
 
 def _slug(label: str) -> str:
@@ -171,10 +180,7 @@ def write_plan(folder: Path, variants: Sequence[Variant], seeds: Sequence[int], 
     path = folder / "comparison.json"
     known: dict[str, str] = {}
     if path.is_file():
-        values = read_json(path)
-        if not isinstance(values, dict) or not isinstance(values.get("variants"), dict):
-            raise InputError(f"{path}: damaged, or of another version; remove it, or name a new folder with --out")
-        known = values["variants"]
+        known = schema.read(path, _PLAN, "remove it, or name a new folder with --out")["variants"]
     known |= {variant.label: shlex.join(variant.words) for variant in variants}
     write_json(path, {"format": FORMAT, "command": shlex.join(command), "seeds": list(seeds), "variants": known})
 
@@ -187,7 +193,7 @@ def run_all(specs: Sequence[RunSpec], config: WorkerConfig, console: Console) ->
     """
     unfinished = [spec for spec in specs if not spec.directory.finished]
     if len(unfinished) < len(specs):
-        console.print(f"{len(specs) - len(unfinished)} of {len(specs)} runs are finished already", highlight=False)
+        console.print(f"{len(specs) - len(unfinished)} of {len(specs)} runs are finished already")
     titles = {str(spec.directory.path): spec.title for spec in specs}
     failures = []
     plain = [(spec.config.to_json(), str(spec.directory.path), spec.words, str(spec.log)) for spec in unfinished]
@@ -195,9 +201,7 @@ def run_all(specs: Sequence[RunSpec], config: WorkerConfig, console: Console) ->
         for result in workers.run_all(_run, plain, config):
             line = _line(result)
             failures += [f"{titles[result.folder]}: {result.failure}"] if result.failure is not None else []
-            console.print(
-                f"{countdown.advance()}  {titles[result.folder]}: {line}", markup=False, highlight=False, soft_wrap=True
-            )
+            console.print(f"{countdown.advance()}  {titles[result.folder]}: {line}", soft_wrap=True)
     _require_one_text(specs)
     return failures
 
@@ -228,7 +232,7 @@ def _run(plain: tuple[dict[str, Any], str, tuple[str, ...], str]) -> Result:
     """Do one run in a worker process; whatever goes wrong with it becomes its result."""
     import torch
 
-    from experiments.run.job import Job
+    from experiments.run.job import Job, resume
 
     values, folder, words, log_path = plain
     torch.set_num_threads(1)
@@ -236,13 +240,13 @@ def _run(plain: tuple[dict[str, Any], str, tuple[str, ...], str]) -> Result:
     directory, path = RunDirectory(Path(folder)), Path(log_path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log, redirect_stderr(log):
+        console = make_console(file=log, width=200)
         try:
             if directory.config_file.is_file():
-                job = Job.resume(directory)
+                resume(directory, console, trust=True)  # its settings are those that this command named
             else:
-                remove(directory.path)  # a process that was killed while it made the folder: nothing is in it yet
-                job = Job.new(build(Config, {**values["resolved"], "chosen": values["chosen"]}), directory.path, words)
-            job.run(Console(file=log, width=200))
+                config = build(Config, {**values["resolved"], "chosen": values["chosen"]})
+                Job.new(config, directory.path, words).run(console)
         except Exception as error:  # another person's agent can raise anything, and the other runs must continue
             log.write(traceback.format_exc())
             reason = (str(error).splitlines() or [""])[0]

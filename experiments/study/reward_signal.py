@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 from gymnasium import spaces
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from agents.base import Agent
 from envs.reward import Reward, RewardConfig
 from experiments.run.cli import Failed
+from experiments.run.console import make_console
 from experiments.run.directory import RunDirectory
 from experiments.study import grid
 from experiments.study.intervals import kendall, written
@@ -83,7 +83,7 @@ def run_grid(
     variants = grid.parse_variants(texts, words)
     specs = grid.plan(folder, variants, seeds)
     grid.write_plan(folder, variants, seeds, ["python", "-m", "experiments.compare", "--agents", *texts, *words])
-    failures = grid.run_all(specs, config, Console())
+    failures = grid.run_all(specs, config, make_console())
     if failures:
         raise Failed(failures)
     return {text: [spec.directory for spec in specs if spec.label == text] for text in texts}

@@ -11,12 +11,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from envs.presets import PRESETS
 from experiments.run.config import resolve
+from experiments.run.console import make_console
 from experiments.run.job import Job
 from tying import Pointers, Trainer, strategies, tasks
 from tying.binding import LayerBinding
@@ -197,7 +197,7 @@ def _overhead(iterations: int) -> Iterator[Figure]:
     """Run the default job, shorter, and read the times in its summary."""
     with tempfile.TemporaryDirectory() as folder:
         job = Job.new(resolve({"trainer.iterations": iterations, "trainer.device": "cpu"}), Path(folder) / "run", ())
-        job.run(Console(file=io.StringIO()))
+        job.run(make_console(file=io.StringIO()))
         summary = job.directory.read_summary()
     whole = summary["train_s"] + summary["decision_s"]
     share = summary["decision_s"] / whole

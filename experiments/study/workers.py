@@ -1,5 +1,8 @@
 """Many small jobs side by side: processes of this machine, or a Ray cluster, one thread each."""
 
+import functools
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
@@ -14,6 +17,7 @@ from tying.errors import InputError
 T = TypeVar("T")
 R = TypeVar("R")
 Backend = Literal["loky", "ray"]
+_WATCH_S = 0.2  # a study that is repeated takes longer to start
 
 
 @config
@@ -47,7 +51,24 @@ def _over_processes(function: Callable[[T], R], items: Sequence[T], jobs: int) -
     # One thread each: threads of several processes that wait for each other spin, and slow all of them down.
     with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
         parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(function)(item) for item in items)
+        yield from parallel(joblib.delayed(_watched)(os.getpid(), function, item) for item in items)
+
+
+def _watched(parent: int, function: Callable[[T], R], item: T) -> R:
+    """Call a function in a worker that ends when its parent is killed: nobody else would end it."""
+    _end_with(parent)
+    return function(item)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    if os.getpid() != parent:  # one job alone is done in the parent itself
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _over_ray(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:

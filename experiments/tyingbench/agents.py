@@ -23,6 +23,7 @@ from rich.console import Console
 import agents
 from agents import registry
 from experiments.run import cli
+from experiments.run.console import make_console
 from experiments.study import workers
 from experiments.study.grid import Variant, parse_variants
 from experiments.study.workers import WorkerConfig
@@ -69,14 +70,14 @@ def main(words: Sequence[str]) -> Any:
         require_room(folder / "agents.csv", "--out")
     bench = TyingBench.load(flags.table)
     bench.losses(budget=flags.budget)  # a budget that is not there is reported now
-    console, start = Console(), time.monotonic()
+    console, start = make_console(), time.monotonic()
     regrets = run_trials([variant.label for variant in variants(flags.agents or default_texts(), bench)], flags, console)
     # Imported now: mistakes are answered before the libraries of tables and pictures are there.
     from experiments.tyingbench import regret
 
     table = regret.table(regrets)
     readable = regret.readable(table)
-    console.print(readable.to_string(index=False), highlight=False, soft_wrap=True)
+    console.print(readable.to_string(index=False), soft_wrap=True)
     if folder is not None:
         command = shlex.join(["python", "-m", "experiments.tyingbench", "agents", *words])
         facts = {"command": command, "trials": flags.trials, "seconds": time.monotonic() - start}
@@ -149,7 +150,7 @@ def run_trials(labels: Sequence[str], flags: AgentsFlags, console: Console) -> d
             own[batch.seeds] = regrets
             if len(own) == len(parts):
                 line = f"{progress}  {batch.label}, weight {batch.param_weight:g}"
-                console.print(line, highlight=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
     return {key: np.concatenate([own[seeds] for seeds in sorted(own)]) for key, own in found.items()}
 
 

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from envs.config import TrainingConfig
 from experiments.run import cli
+from experiments.run.console import make_console
 from experiments.run.provenance import made_by
 from experiments.study import workers
 from experiments.study.grid import Variant
@@ -61,7 +62,7 @@ def main(words: Sequence[str]) -> TyingBench:
     facts = text_facts(settings)
     with _locked(folder):
         _write_plan(folder / "plan.json", {"config": to_dict(settings), **facts})
-        rows = _train_all(folder / "rows.csv", settings, flags, Console())
+        rows = _train_all(folder / "rows.csv", settings, flags, make_console())
         rows.sort(key=lambda row: (row.pointers, row.seed, row.budget))
         bench = TyingBench(rows, {
             "format": FORMAT,
@@ -136,13 +137,13 @@ def _train_all(path: Path, settings: TrainingConfig, flags: BuildFlags, console:
     wanted = [(pattern, seed) for seed in range(flags.seeds) for pattern in Pointers.all(flags.layers)]
     jobs = [(settings, *job) for job in wanted if job not in done]
     there = f"{len(wanted)} jobs in {path.parent}, {len(wanted) - len(jobs)} of them done"
-    console.print(f"{there}; after an interruption, the same command resumes them", highlight=False, soft_wrap=True)
+    console.print(f"{there}; after an interruption, the same command resumes them", soft_wrap=True)
     with path.open("a", encoding="utf-8") as file, workers.Countdown(console, len(jobs), "jobs") as countdown:
         for number, (title, new, failure) in enumerate(workers.run_all(_run, jobs, flags), start=1):
             progress = countdown.advance()
             if failure or number % max(1, len(jobs) // _LINES_SHOWN) == 0:
                 result = f"FAILED: {failure}" if failure else f"test loss {new[-1].test_loss:.4f}"
-                console.print(f"{progress}  {title}: {result}", highlight=False, soft_wrap=True)
+                console.print(f"{progress}  {title}: {result}", soft_wrap=True)
             file.write(to_csv(new))  # in one write, down to the disk
             file.flush()
             os.fsync(file.fileno())

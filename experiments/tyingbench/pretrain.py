@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import agents
 from agents.base import masks_of
 from experiments.run import cli
+from experiments.run.console import make_console
 from experiments.study import workers
 from experiments.tyingbench.agents import make_agent, make_env, variants
 from tying.config import config, setting
@@ -46,12 +45,12 @@ def main(words: Sequence[str]) -> agents.Agent:
     (variant,) = variants([flags.agent], bench)
     env = make_env(variant, bench, flags.episode, flags.param_weight)
     agent = make_agent(variant, env, flags.seed)
-    console = Console()
+    console = make_console()
     with workers.Countdown(console, flags.decisions, "decisions") as countdown:
         agent.learn(env, flags.decisions, callback=lambda _: bool(countdown.advance()))
     agent.save(flags.out)
     regret = final_regret(agent, env)
-    console.print(f"saved      {flags.out}\nregret     {regret:.4f} after an episode without exploring", highlight=False)
+    console.print(f"saved      {flags.out}\nregret     {regret:.4f} after an episode without exploring")
     return agent
 
 

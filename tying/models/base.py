@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tying.isolation import isolated
 from tying.models.config import ModelConfig
 from tying.seeding import derive_seed
 
@@ -35,6 +36,7 @@ class Model(nn.Module, ABC):
     residual_outputs: ClassVar[tuple[str, ...]] = ()
     h: nn.ModuleList
 
+    @isolated()
     def __init__(self, config: ModelConfig, vocab_size: int, seed: int | None) -> None:
         super().__init__()
         self.config = config

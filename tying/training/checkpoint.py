@@ -1,21 +1,27 @@
 """Checkpoints: a trainer's state in a folder, written in one step, each set of weights once.
 
-model.safetensors (parameters under their root's name), optimizer.safetensors ("name/moment"), state.json.
+model.safetensors (parameters under their root's name), optimizer.safetensors ("name/moment"), state.json, and
+checksums.json, the sha256 of all of them.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tying import schema
 from tying.errors import InputError
-from tying.files import read_json, replacing, write_json
+from tying.files import replacing, require_checksums, write_checksums, write_json
 from tying.training.trainer import Trainer
 
-FORMAT = 1
+FORMAT = 2
 _WAY_OUT = "; remove its folder to resume from the checkpoint before"
+_STATE = schema.shape(
+    format=Literal[2], iteration=Annotated[int, Field(ge=0)], pointers=schema.PointerList, seed=Annotated[int, Field(ge=0)]
+)
 
 
 def save(trainer: Trainer, folder: Path) -> None:
@@ -33,6 +39,7 @@ def save(trainer: Trainer, folder: Path) -> None:
             temporary / "state.json",
             {"format": FORMAT, "iteration": state["iteration"], "pointers": state["pointers"], "seed": trainer.seed},
         )
+        write_checksums(temporary)
 
 
 def load(trainer: Trainer, folder: Path) -> None:
@@ -41,20 +48,26 @@ def load(trainer: Trainer, folder: Path) -> None:
     Raises:
         InputError: If the checkpoint is damaged, of another format, or of another run.
     """
-    facts: dict[str, Any] = read_json(folder / "state.json")
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise InputError(f"{folder}: not a checkpoint of format {FORMAT}{_WAY_OUT}")
-    kinds = {"iteration": int, "pointers": list, "seed": int}
-    wrong = [name for name, kind in kinds.items() if not isinstance(facts.get(name), kind)]
-    if wrong or facts["iteration"] < 0:
-        raise InputError(f"{folder / 'state.json'}: {', '.join(wrong or ['iteration'])} is missing or damaged{_WAY_OUT}")
+    require_checksums(folder, way_out=_WAY_OUT)
+    facts = schema.read(folder / "state.json", _STATE, _WAY_OUT[2:])
     if facts["seed"] != trainer.seed:
         raise InputError(f"{folder}: made with seed {facts['seed']}, not {trainer.seed}")
     tensors = {part: load_tensors(folder / f"{part}.safetensors") for part in ("model", "optimizer")}
     try:
         trainer.load_state_dict({"iteration": facts["iteration"], "pointers": facts["pointers"], **tensors})
     except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
+        raise InputError(f"{folder}: {error}{_WAY_OUT}") from error
+
+
+def saved_pointers(folder: Path) -> list[int]:
+    """Return the pointers of a checkpoint.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    require_checksums(folder, way_out=_WAY_OUT)
+    pointers: list[int] = schema.read(folder / "state.json", _STATE, _WAY_OUT[2:])["pointers"]
+    return pointers
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -7,8 +7,12 @@ observations, `info`, the line in decisions.jsonl, TensorBoard, tables, resume.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+from pydantic import Field
+
+from tying import schema
+from tying.errors import InputError
 from tying.pointers import Pointers
 
 
@@ -105,9 +109,13 @@ class StepRecord:
         """Rebuild a record from what JSON made of `to_dict`; other keys are left out.
 
         Raises:
-            KeyError: If a field is missing.
-            InputError: If the pointers are invalid.
+            InputError: If an entry is missing or of another type, the pointers are invalid, or layers are missing.
         """
+        schema.check(_SHAPE, values)
+        num_layers = len(values["pointers"])
+        for name in ("previous_pointers", *(name for name in _SEQUENCES if values[name])):
+            if len(values[name]) != num_layers:
+                raise InputError(f"{name}: {len(values[name])} values for {num_layers} layers")
         plain: dict[str, Any] = {name: tuple(values[name]) if name in _SEQUENCES else values[name] for name in _NAMES}
         for name in ("pointers", "previous_pointers"):
             plain[name] = Pointers(plain[name])
@@ -120,4 +128,23 @@ _SEQUENCES = ("gradient_norms", "similarities", "gradient_similarities", "agreem
 MEASUREMENTS = (
     *("tokens", "train_loss", "last_loss", "reward_loss", "fork_loss", "block_params", "independent_block_params"),
     *_SEQUENCES,
+)
+# Of a diagnostic (the value of an action, a cosine) that is not finite, a run can go on; of a loss or a reward it cannot.
+_Any = Annotated[float, Field(allow_inf_nan=True)]
+_Count = Annotated[int, Field(ge=0)]
+_Size = Annotated[int, Field(ge=1)]
+_SHAPE = schema.shape(
+    **dict.fromkeys(("decision", "iteration", "tokens"), _Count),
+    **dict.fromkeys(("num_iterations", "block_params", "independent_block_params"), _Size),
+    **dict.fromkeys(("pointers", "previous_pointers"), schema.PointerList),
+    **dict.fromkeys(("window_share", "previous_loss", "previous_share", "train_loss", "last_loss", "reward_loss"), float),
+    **dict.fromkeys(("reward", "param_weight", "train_s", "evaluate_s"), float),
+    **dict.fromkeys(_SEQUENCES, list[_Any]),
+    layer=_Count | None,
+    action=int | list[int] | None,
+    explored=bool | None,
+    action_value=_Any | None,
+    frozen=bool,
+    fork_loss=float | None,
+    reward_terms=dict[str, float],
 )

@@ -8,6 +8,7 @@ trainer.evaluate("reward")
 
 import copy
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from tying.binding import LayerBinding
 from tying.errors import DivergenceError, InputError
+from tying.isolation import isolated
 from tying.models.base import num_params
 from tying.pointers import Pointers
 from tying.seeding import derive_seed, global_generators_kept, seed_device
@@ -59,9 +61,10 @@ class Trainer:
         seed: Determines initial weights, order of the data and dropout; the global generators are left alone.
 
     Raises:
-        InputError: If the data are too short or the device is not there.
+        InputError: If the data are too short, the device is not there, or nothing can be compiled.
     """
 
+    @isolated()
     def __init__(
         self,
         task: Task,
@@ -87,6 +90,7 @@ class Trainer:
         blocks = task.blocks(self.model)
         self.binding = LayerBinding(blocks, self.optimizer, binding.share, binding.gradient, binding.norms)
         if config.compile:
+            _require_compiler(self.device)
             _compile_blocks(blocks)
         self.independent_params = num_params(self.model)
         self._parameters = list(self.model.parameters())
@@ -110,6 +114,7 @@ class Trainer:
         """Trainable parameters of the whole model, each counted once."""
         return num_params(self.model)
 
+    @isolated()
     def rebind(self, pointers: Iterable[int]) -> None:
         """Tie and untie layers; see LayerBinding.rebind."""
         self.binding.rebind(pointers)
@@ -118,6 +123,7 @@ class Trainer:
         # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
         self._parameters = list(self.model.parameters())
 
+    @isolated()
     def train(self, num_iterations: int, on_iteration: Callable[[Iteration], None] | None = None) -> list[Iteration]:
         """Do optimizer steps.
 
@@ -140,7 +146,8 @@ class Trainer:
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Let a block rebind and train, and undo all of it afterwards, bit by bit; gradients are dropped."""
-        state = copy.deepcopy(self.state_dict())
+        with isolated():
+            state = copy.deepcopy(self.state_dict())
         try:
             yield
         finally:
@@ -175,6 +182,7 @@ class Trainer:
         self.iteration += 1
         return Iteration(self.iteration, mean_loss, norm, rate, time.perf_counter() - start)
 
+    @isolated()
     @torch.no_grad()
     def metrics(self, split: str, num_batches: int | None = None) -> dict[str, float]:
         """Return the task's metrics on a split, without dropout.
@@ -200,6 +208,7 @@ class Trainer:
         """Return the loss on a split; see `metrics`."""
         return self.metrics(split, num_batches)["loss"]
 
+    @isolated()
     def sample_loss(self, num_sequences: int) -> Tensor:
         """Return the loss on the first sequences of the next training batch, with its graph and without dropout."""
         self.model.eval()
@@ -215,6 +224,7 @@ class Trainer:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    @isolated()
     def state_dict(self) -> dict[str, Any]:
         """Return the state that, with the trainer's arguments, determines its future.
 
@@ -230,6 +240,7 @@ class Trainer:
         model = {name: parameter.detach() for name, parameter in named.items()}
         return {"iteration": self.iteration, "pointers": list(self.pointers), "model": model, "optimizer": moments}
 
+    @isolated()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state that `state_dict` returned: the tying first, then the values.
 
@@ -248,6 +259,7 @@ class Trainer:
         self.iteration = state["iteration"]
 
 
+@isolated()
 @torch.no_grad()
 def load_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
     """Copy values into a model that is already tied as they are.
@@ -265,6 +277,23 @@ def load_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
                 f"weights do not fit the model: {name!r} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
             )
         parameter.copy_(values[name])
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Compile something small and new, so that a missing compiler is known before anything else is done.
+
+    Raises:
+        InputError: If that fails.
+    """
+    number = secrets.randbits(24)  # otherwise a cache could answer
+    try:
+        torch.compile(lambda x: x * 2 + number)(torch.zeros(8, device=device))
+    except Exception as error:  # every backend raises its own types
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise InputError(
+            f"trainer.compile: nothing can be compiled for {device} here ({type(error).__name__}: {reason}): install a "
+            "compiler, or leave out --trainer.compile"
+        ) from error
 
 
 def _compile_blocks(blocks: Sequence[nn.Module]) -> None:

@@ -92,7 +92,7 @@ def test_a_line_is_the_record_and_the_clocks(action: int | list[int]) -> None:
 def test_a_line_without_a_field_is_damaged(name: str) -> None:
     values = json.loads(LINE.to_json())
     del values[name]
-    with pytest.raises(KeyError, match=name):
+    with pytest.raises(InputError, match=f"{name}: field required"):
         Line.from_json(json.dumps(values).encode())
 
 

@@ -74,8 +74,10 @@ def test_the_model_needs_no_agent(finished: Path, tmp_path: Path) -> None:
     change(run / "config.json", ["resolved"], agent={"name": "gone_package:Agent"})
     loaded = load_run(run)
     assert torch.equal(next(loaded.model.parameters()), next(load_run(finished).model.parameters()))
-    with pytest.raises(InputError, match="'gone_package:Agent' cannot be imported"):
+    with pytest.raises(InputError, match="would import gone_package:Agent"):
         _ = loaded.config
+    with pytest.raises(InputError, match="'gone_package:Agent' cannot be imported"):
+        _ = load_run(run, trust=True).config
 
 
 def test_of_an_unfinished_run_there_is_the_newest_checkpoint(finished: Path) -> None:

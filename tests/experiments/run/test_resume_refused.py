@@ -139,10 +139,14 @@ def test_a_record_shorter_than_the_checkpoint_is_refused(train: Train, run: Path
     assert f"{kept} decisions, but the newest checkpoint is after 3" in refused(train, run)
 
 
-def test_a_corpus_that_has_changed_is_refused(train: Train, tmp_path: Path, run: Path) -> None:
-    (tmp_path / "other.txt").write_text(words(4_000, seed=1), encoding="utf-8")
-    change(run / "config.json", ["resolved", "data"], path=str(tmp_path / "other.txt"))
-    assert "no longer the text" in refused(train, run)
+def test_a_corpus_that_has_changed_is_refused(train: Train, stopped: Path, run: Path) -> None:
+    corpus = stopped.parent / "corpus.txt"
+    text = corpus.read_text(encoding="utf-8")
+    corpus.write_text(words(4_000, seed=1), encoding="utf-8")
+    try:
+        assert "no longer the text" in refused(train, run)
+    finally:
+        corpus.write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"pointers": [0, 1]}'])

@@ -14,15 +14,15 @@ from tying.errors import InputError
 from tying.training.record import MEASUREMENTS, StepRecord, perplexity
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
-norms = st.lists(finite, max_size=5).map(tuple)
+norms = st.just(()) | st.tuples(finite, finite, finite, finite)
 counts = st.integers(0, 2**53)
 pointers = st.integers(0, 14).map(list(Pointers.all(4)).__getitem__)
 
 records = st.builds(
     StepRecord,
-    decision=st.integers(-1, 10**6),
+    decision=st.integers(0, 10**6),
     iteration=counts,
-    num_iterations=counts,
+    num_iterations=st.integers(1, 2**53),
     pointers=pointers,
     previous_pointers=pointers,
     layer=st.none() | st.integers(0, 3),
@@ -38,7 +38,7 @@ records = st.builds(
     last_loss=finite,
     reward_loss=finite,
     fork_loss=st.none() | finite,
-    block_params=counts,
+    block_params=st.integers(1, 2**53),
     independent_block_params=st.integers(1, 2**53),
     gradient_norms=norms,
     similarities=norms,
@@ -55,7 +55,11 @@ records = st.builds(
 def made(**values: Any) -> StepRecord:
     tied = Pointers((0, 0))
     return StepRecord(
-        **{"decision": 0, "iteration": 4, "num_iterations": 4, "pointers": tied, "previous_pointers": tied, **values}
+        **{
+            **{"decision": 0, "iteration": 4, "num_iterations": 4, "pointers": tied, "previous_pointers": tied},
+            "block_params": 1,
+            **values,
+        }
     )
 
 
@@ -68,17 +72,35 @@ def test_a_record_survives_json_exactly(record: StepRecord) -> None:
     assert isinstance(back.pointers, Pointers) and isinstance(back.previous_pointers, Pointers)
 
 
-def test_a_record_of_a_diverged_window_survives_json() -> None:
+def test_a_diagnostic_may_be_infinite_and_a_loss_may_not() -> None:
     for value in (math.inf, -math.inf):
-        record = made(reward_loss=value)
+        record = made(action_value=value)
         assert StepRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+        with pytest.raises(InputError, match="reward_loss: input should be a finite number"):
+            StepRecord.from_dict(made(reward_loss=value).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("reward_loss", value) for value in (None, "x", True, [1.0])],
+        *[("pointers", value) for value in (None, "01", [0.0, 0.0], 3, {"0": 0})],
+        *[("similarities", value) for value in ("ab", [0.5], {"a": 1}, [None, 1.0])],
+        *[("iteration", value) for value in ("22", -1, 2.5, True)],
+        *[("block_params", 0), ("independent_block_params", 0), ("frozen", 1), ("action", "0"), ("train_s", None)],
+        *[("reward_terms", value) for value in ([], {"a": "b"})],
+    ],
+)
+def test_entries_of_another_type_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=name):
+        StepRecord.from_dict({**made().to_dict(), name: value})
 
 
 def test_other_keys_are_left_out_and_missing_ones_are_named() -> None:
     values = made().to_dict()
     assert StepRecord.from_dict({**values, "wall_s": 3.0, "agent": {}}) == made()
     for name in values:
-        with pytest.raises(KeyError, match=name):
+        with pytest.raises(InputError, match=f"{name}: field required"):
             StepRecord.from_dict({other: value for other, value in values.items() if other != name})
 
 
