@@ -7,21 +7,18 @@ digest of its settings and of its first decisions is in it.
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agents.base import Agent
 from experiments.run.directory import RunDirectory
 from tying.errors import InputError
 from tying.files import read_json, replacing
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
 FORMAT = 1
 _FILE = "snapshot.json"
 
 
-def digest(directory: RunDirectory, decisions: int) -> "_Hash":
+def digest(directory: RunDirectory, decisions: int) -> "hashlib._Hash":
     """Return the digest of a run's settings and first decisions; `update` takes further lines of the record."""
     found = hashlib.sha256(directory.config_file.read_bytes())
     if decisions:

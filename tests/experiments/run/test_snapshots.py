@@ -40,7 +40,7 @@ AGENTS = {
     "ppo": ROLLOUT,
     "maskable_ppo": ROLLOUT,
     "recurrent_ppo": ROLLOUT,
-    "a2c": "--agent.n-steps 7 --env.action-mode joint",  # a snapshot after 14, a checkpoint after 15: one decision is replayed
+    "a2c": "--agent.n-steps 7 --env.action-mode joint",  # a snapshot after 14, a checkpoint after 15
 }
 MANY_LAYERS = "--model.num-layers 8"  # candidates of surrogate are sampled
 # With rollouts of 8, checkpoints after 5, 10, 15 and 20 decisions follow snapshots after 8 and 16.
