@@ -72,9 +72,11 @@ class Job:
         config = load_config(directory.read_config())
         lines = _known_decisions(directory)
         start = directory.snapshot_before(len(lines))
+        job = cls(directory, config, (), lines, start, True, *_actors(config, directory, lines, start))
         if start:
-            snapshot.require(directory.snapshot_folder(start), snapshot.digest(directory, start).hexdigest())
-        return cls(directory, config, (), lines, start, True, *_actors(config, directory, lines, start))
+            run = snapshot.digest(directory, start).hexdigest()
+            snapshot.require(directory.snapshot_folder(start), run, job.agent)
+        return job
 
     @property
     def iteration(self) -> int:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agents.base import Agent
+from agents.base import Agent, is_resumable
 from experiments.run.directory import RunDirectory
 from tying.errors import InputError
 from tying.files import read_json, replacing
@@ -41,13 +41,15 @@ def save(agent: Agent, folder: Path, run: str) -> None:
         (temporary / _FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def require(folder: Path, run: str) -> None:
-    """Check that a snapshot is whole and of this run.
+def require(folder: Path, run: str, agent: Any) -> None:
+    """Check that a snapshot is whole and of this run, and that its agent can be restored.
 
     Raises:
         InputError: If it is not.
     """
     way_out = f"; remove {folder.parent}: the record is then replayed whole"
+    if not is_resumable(agent):
+        raise InputError(f"{folder}: {type(agent).__name__} no longer declares itself resumable{way_out}")
     try:
         facts: Any = read_json(folder / _FILE)
     except InputError as error:
