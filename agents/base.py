@@ -70,8 +70,8 @@ class Agent:
         action_spaces: The kinds of action space that it can decide in.
         needs_telescoping: Whether it adds rewards up and needs a reward whose sums rank patterns (`improvement`, `fork`).
         any_depth: Whether its saved state fits any number of layers.
-        resumable: Whether `save_state` writes its whole state, so that runs can be resumed from a snapshot of it. A class
-            says so for itself and not for its subclasses, which may have more state (see `is_resumable`).
+        resumable: Whether `save_state` writes its whole state, so that runs can be resumed from a snapshot; not inherited,
+            since a subclass may have more state (`is_resumable`).
         on_boundary: Called by `learn` wherever its loop could be entered again: all that it was shown is learned from.
         name: The name that it was made by; saved with it.
         env: The environment that it was made for; once it learns, the one that it decides in.
@@ -283,7 +283,6 @@ class Agent:
 
 @contextmanager
 def _damage_named(folder: Path, way_out: str) -> Iterator[None]:
-    """Turn what reading a saved agent raises into lines that name its folder."""
     try:
         yield
     except InputError as error:

@@ -79,9 +79,11 @@ class Job:
         config = load_config(directory.read_config(), trust)
         lines = _known_decisions(directory)
         start = directory.snapshot_before(len(lines))
+        job = cls(directory, config, (), lines, start, True, False, *_actors(config, directory, lines, start))
         if start:
-            snapshot.require(directory.snapshot_folder(start), snapshot.digest(directory, start).hexdigest())
-        return cls(directory, config, (), lines, start, True, False, *_actors(config, directory, lines, start))
+            run = snapshot.digest(directory, start).hexdigest()
+            snapshot.require(directory.snapshot_folder(start), run, job.agent)
+        return job
 
     @property
     def iteration(self) -> int:

@@ -7,21 +7,18 @@ digest of its settings and of its first decisions is in it.
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agents.base import Agent
+from agents.base import Agent, is_resumable
 from experiments.run.directory import RunDirectory
 from tying.errors import InputError
 from tying.files import read_json, replacing
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 FORMAT = 1
 _FILE = "snapshot.json"
 
 
-def digest(directory: RunDirectory, decisions: int) -> "_Hash":
+def digest(directory: RunDirectory, decisions: int) -> "hashlib._Hash":
     """Return the digest of a run's settings and first decisions; `update` takes further lines of the record."""
     found = hashlib.sha256(directory.config_file.read_bytes())
     if decisions:
@@ -44,13 +41,15 @@ def save(agent: Agent, folder: Path, run: str) -> None:
         (temporary / _FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def require(folder: Path, run: str) -> None:
-    """Check that a snapshot is whole and of this run.
+def require(folder: Path, run: str, agent: Any) -> None:
+    """Check that a snapshot is whole and of this run, and that its agent can be restored.
 
     Raises:
         InputError: If it is not.
     """
     way_out = f"; remove {folder.parent}: the record is then replayed whole"
+    if not is_resumable(agent):
+        raise InputError(f"{folder}: {type(agent).__name__} no longer declares itself resumable{way_out}")
     try:
         facts: Any = read_json(folder / _FILE)
     except InputError as error:

@@ -204,6 +204,19 @@ def test_agents_that_do_not_declare_their_state_are_replayed_whole(
     assert repeated["decisions"] == 10
 
 
+def test_a_snapshot_of_an_agent_that_is_no_longer_resumable_is_refused(
+    train: Train, text_file: Path, write_module: Callable[[str, str], str]
+) -> None:
+    write_module("mine", OF_ONE_S_OWN.replace("pass", "resumable = True"))
+    run = begin(train, text_file, "mine:Mine", "", "run", 13)
+    with replayed() as repeated, interrupted_after(14):
+        assert train("--resume", run).status == 130
+    assert repeated["decisions"] == 5
+    write_module("mine", OF_ONE_S_OWN)
+    line = refused(train, run)
+    assert "Mine no longer declares itself resumable; remove" in line
+
+
 def test_every_expensive_agent_has_snapshots() -> None:
     made = {name: agents.agent_class(name)[0] for name in agents.names()}
     assert {name for name, cls in made.items() if vars(cls).get("resumable")} == set(AGENTS)
