@@ -108,6 +108,7 @@ class SurrogateAgent(SearchAgent):
 
     Config = SurrogateConfig
     needs_telescoping = True
+    resumable = True
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)

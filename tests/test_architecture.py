@@ -35,7 +35,7 @@ INNER = {
     "tying.models": {"values"},
     "tying.tasks": {"values", "tying.models", "tying.data", "tying.training"},
     "tying.training": {"values", "tying.binding", "tying.models", "tying.tasks"},
-    "tying.hf": {"values", "tying.binding", "tying.training"},
+    "tying.hf": {"values", "tying.binding", "tying.data", "tying.models", "tying.tasks", "tying.training"},
     "experiments.run": set(),
     "experiments.study": {"experiments.run"},
     "experiments.tyingbench": {"experiments.run", "experiments.study"},

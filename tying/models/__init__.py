@@ -34,6 +34,6 @@ def model_class(name: str) -> "type[Model]":
         InputError: If there is none of that name, or it cannot be imported.
     """
     found: type[Model] = registry.find("model", name, MODELS)
-    if not isinstance(found, type) or not hasattr(found, "Config"):
+    if name not in MODELS and not hasattr(found, "Config"):
         raise InputError(f"model {name!r} is no model: expected a class derived from tying.models.base.Model")
     return found

@@ -100,7 +100,7 @@ def test_only_the_choices_of_a_person_are_stored_as_chosen(file: Write) -> None:
         "--agent dqn --agent.gamma 0.25 --seed 7",
         "--preset tiny --agent sequence:2 --env.initial-pointers 0,1,1,3",
         "--no-model.bias --reward level --reward.param-target None",
-        "--preset shakespeare-char --agent ppo --binding.norms private --data.path .",
+        "--preset shakespeare-char --agent ppo --binding.norms private --data.path docs/method.md",
         "--agent paper --agent.reference-semantics",
     ],
 )

@@ -247,7 +247,7 @@ def test_snapshots_that_lead_to_the_kept_checkpoints_are_kept(run: RunDirectory)
     assert sorted(path.name for path in run.snapshots.iterdir()) == ["000008", "000012", "000016"]
     # The one right at a checkpoint leaves nothing to be replayed.
     assert [run.snapshot_before(decisions) for decisions in (8, 9, 12, 13)] == [0, 8, 8, 12]
-    run.remove_snapshots_after(12)
+    run.remove_after(12)
     assert sorted(path.name for path in run.snapshots.iterdir()) == ["000008", "000012"]
 
 

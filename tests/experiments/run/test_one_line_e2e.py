@@ -113,6 +113,6 @@ def test_no_compiler_is_one_line_before_the_folder_is_made(
     flags = (*SMALL, "--trainer.compile", "--out", "o")
     ended = scripts.run("train", *flags, cwd=tmp_path, env={"CXX": str(tmp_path / "nowhere")})
     assert ended.status == 2
-    (line,) = ended.complaints
+    (line,) = ended.err.splitlines()
     assert "nothing can be compiled for cpu here" in line and "leave out --trainer.compile" in line
     assert not (tmp_path / "o").exists()
