@@ -125,6 +125,8 @@ def test_a_comparison_of_names_typed_goes_on_without_trust(call: Call, tmp_path:
     [
         ("random", []),
         ("sequence:3", []),
+        ("stable_baselines3:PPO", []),
+        ("stable_baselines3.evil:PPO", ["stable_baselines3.evil:PPO"]),
         ("tie_after:50:sandwich", []),
         ("a.b:c", ["a.b:c"]),
         ("this:x:3", ["this:x"]),
