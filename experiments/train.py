@@ -27,8 +27,8 @@ def main(words: Sequence[str]) -> "Run":
     console = make_console()
     if command.config is not None:
         job = Job.new(command.config, command.out, words)
-        directory = job.directory
         job.run(console)
+        directory = job.directory
     else:
         assert command.resume is not None  # a command has one of the two
         directory = RunDirectory(command.resume)
@@ -36,10 +36,9 @@ def main(words: Sequence[str]) -> "Run":
             console.print(f"{directory.path} is finished:", soft_wrap=True)
         else:
             resume(directory, console, command.trust)
-    run, path = (
-        load_run(directory.path, trust=command.config is not None or command.trust),
-        shlex.quote(str(directory.path)),
-    )
+    # A new run imported only what its command named.
+    run = load_run(directory.path, trust=command.config is not None or command.trust)
+    path = shlex.quote(str(directory.path)) + (" --trust" if run.config.needs_trust else "")
     console.print(summary_table(run.summary))
     console.print(
         f"look      tensorboard --logdir {shlex.quote(str(directory.path.parent))}\n"

@@ -103,20 +103,21 @@ def require_checksums(folder: Path, within: str = "", way_out: str = "") -> None
     Raises:
         InputError: Naming the first file that is missing or has changed.
     """
+    end = f"; {way_out}" if way_out else ""
     try:
         known = read_json(folder / CHECKSUMS)
     except InputError as error:
-        raise InputError(f"{error}{way_out}") from error
+        raise InputError(f"{error}{end}") from error
     if not isinstance(known, dict):
-        raise InputError(f"{folder / CHECKSUMS}: damaged{way_out}")
+        raise InputError(f"{folder / CHECKSUMS}: damaged{end}")
     for name, digest in known.items():
         path = folder / name
         if not name.startswith(within):
             continue
         if not path.is_file():
-            raise InputError(f"{path}: missing{way_out}")
+            raise InputError(f"{path}: missing{end}")
         if _sha256(path) != digest:
-            raise InputError(f"{path}: damaged (it is not as it was written){way_out}")
+            raise InputError(f"{path}: damaged (it is not as it was written){end}")
 
 
 def digest(value: Any) -> str:

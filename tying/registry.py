@@ -53,19 +53,23 @@ def load(kind: str, name: str, target: str) -> Any:
 
 # Settings whose texts are paths, which are never imported.
 _PATHS = ("data", "init_from")
+# This project's own agents import them.
+_LIBRARIES = ("stable_baselines3", "sb3_contrib")
 
 
 def foreign_names(values: Any) -> list[str]:
     """Return the names "package.module:attribute" in plain values, as JSON has them.
 
-    They are also found inside a longer text, such as the schedule "tie_after:50:package.module:function".
+    They are also found inside a longer text, such as the schedule "tie_after:50:package.module:function". Those of
+    stable-baselines3 and sb3-contrib are left out.
     """
     if isinstance(values, Mapping):
         return [name for key, value in values.items() if not _is_path(str(key)) for name in foreign_names(value)]
     if isinstance(values, list):
         return [name for value in values for name in foreign_names(value)]
     parts = [part.strip() for part in values.split(":")] if isinstance(values, str) else []
-    return [name for name in map(":".join, pairwise(parts)) if is_foreign(name)]
+    names = map(":".join, pairwise(parts))
+    return [name for name in names if is_foreign(name) and name.partition(":")[0] not in _LIBRARIES]
 
 
 def _is_path(key: str) -> bool:

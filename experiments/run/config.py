@@ -79,6 +79,11 @@ class Config(TrainingConfig):
         """The agent's hyper-parameters."""
         return {name: value for name, value in to_dict(self.agent).items() if name != "name"}
 
+    @property
+    def needs_trust(self) -> bool:
+        """Whether its file would import code that is not this project's."""
+        return bool(registry.foreign_names(_importing(self.resolved())))
+
     def resolved(self) -> dict[str, Any]:
         """Return all settings by section, JSON-ready, without what was chosen."""
         return {name: value for name, value in to_dict(self).items() if name != "chosen"}
@@ -228,12 +233,16 @@ def _load(path: Path, cls: type[T], trust: bool) -> T:
     if wrong:
         raise InputError(f"{path}: damaged, or of another version ({', '.join(sorted(wrong))})")
     sections = {name: saved[name] for name in cls.__pydantic_fields__}  # type: ignore[attr-defined]
-    # A run's preset is only shown, and what was chosen stands in the sections.
-    registry.require_trusted(path, {k: v for k, v in sections.items() if k not in ("preset", "chosen")}, trust)
+    registry.require_trusted(path, _importing(sections), trust)
     try:
         return build(cls, sections)
     except InputError as error:
         raise InputError([f"{path}: {line}" for line in error.lines]) from error
+
+
+def _importing(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections that can name code; a run's preset is only shown, and what was chosen stands in the others."""
+    return {name: values for name, values in sections.items() if name not in ("preset", "chosen")}
 
 
 def _saved(path: Path, values: Any, part: str) -> dict[str, Any]:

@@ -95,19 +95,31 @@ class Job:
         facts = self._prepare(console)
         if self.numbered:
             self.directory = RunDirectory.take(self.directory.path)
+        with self._begun(facts) as logger:
+            self._clean_folder()
+            self._introduce(console)
+            with self._display(console) as display:
+                recorder = self._recorder(logger, display)
+                self._listen(recorder)
+                # Another person's agent need not keep the environment that it was made for.
+                self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
+            if len(recorder.lines) < self.env.num_decisions:
+                raise InputError(
+                    f"agent {self.config.agent.name!r} took {len(recorder.lines)} of {self.env.num_decisions} decisions: "
+                    "its learn() must take as many as it is asked for"
+                )
+            console.print("evaluating on the whole test split ...")
+            write_final(self.directory, self.config, recorder)
+
+    @contextmanager
+    def _begun(self, facts: dict[str, Any]) -> Iterator[TensorBoardLogger]:
+        """Hold the folder's lock while a block trains the run; a new run's folder is made under it."""
         with self.directory.locked():
             if not self.resumed:
                 command = [Path(sys.executable).name, "-m", "experiments.train", *self.words]
                 self.directory.create(self.config.to_json(), command, facts)
-            with _how_to_resume(self.directory), closing(self._logger()) as logger:
-                self._clean_folder()
-                self._introduce(console)
-                with self._display(console) as display:
-                    recorder = self._recorder(logger, display)
-                    self._listen(recorder)
-                    # Another person's agent need not keep the environment that it was made for.
-                    self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
-                self._finish(recorder, console)
+            with _how_to_resume(self.directory, self.config), closing(self._logger()) as logger:
+                yield logger
 
     def _listen(self, recorder: Recorder) -> None:
         """Let the recorder hear of the run, and put the agent where its snapshot was taken."""
@@ -118,16 +130,6 @@ class Job:
             self.agent.on_boundary = recorder.on_boundary
         if self.start:
             self.agent.restore(self.directory.snapshot_folder(self.start), self.start)
-
-    def _finish(self, recorder: Recorder, console: Console) -> None:
-        """Evaluate and write the final files."""
-        if len(recorder.lines) < self.env.num_decisions:
-            raise InputError(
-                f"agent {self.config.agent.name!r} took {len(recorder.lines)} of {self.env.num_decisions} decisions: "
-                "its learn() must take as many as it is asked for"
-            )
-        console.print("evaluating on the whole test split ...")
-        write_final(self.directory, self.config, recorder)
 
     def _prepare(self, console: Console) -> dict[str, Any]:
         """Read the data, build the model, and return what the run depends on besides its settings."""
@@ -147,7 +149,7 @@ class Job:
                 )
             other = differences(known, {**made_by(), **facts})
             if other:
-                line = f"warning: the run may not go on bit by bit as it would have: {other}"
+                line = f"warning: the run may not end bit by bit as it would have: {other}"
                 console.print(line, soft_wrap=True)
         return facts
 
@@ -232,13 +234,14 @@ def _actors(
 
 
 @contextmanager
-def _how_to_resume(directory: RunDirectory) -> Iterator[None]:
+def _how_to_resume(directory: RunDirectory, config: Config) -> Iterator[None]:
     try:
         yield
     except (InputError, DivergenceError):
         raise  # it would end in the same way again
     except BaseException:
-        resume = f"python -m experiments.train --resume {shlex.quote(str(directory.path))}"
+        trust = " --trust" if config.needs_trust else ""
+        resume = f"python -m experiments.train --resume {shlex.quote(str(directory.path))}{trust}"
         print(f"to resume: {resume}", file=sys.stderr)
         raise
 

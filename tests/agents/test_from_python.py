@@ -226,7 +226,7 @@ def test_other_peoples_mistakes_are_one_line(write_module: Write) -> None:
 def test_other_peoples_agents_are_saved_by_their_name(write_module: Write, tmp_path: Path) -> None:
     write_module("strangers_agents", STRANGERS)
     agents.make("strangers_agents:Plain", instant(), seed=8).save(str(tmp_path / "agent"))
-    loaded = agents.load(str(tmp_path / "agent"), instant())
+    loaded = agents.load(str(tmp_path / "agent"), instant(), trust=True)
     assert (loaded.name, loaded.seed, type(loaded).__name__) == ("strangers_agents:Plain", 8, "Plain")
 
 

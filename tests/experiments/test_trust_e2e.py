@@ -101,7 +101,9 @@ def test_trust_imports_them(call: Call, runs: Path, tmp_path: Path) -> None:
 def test_a_name_on_the_command_line_is_trusted_and_its_run_can_be_resumed_with_trust(call: Call, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(TIED)
     with interrupted_after(5):
-        assert call("train", *SMALL, "--agent", "mine:f", "--out", "o").status == 130
+        stopped = call("train", *SMALL, "--agent", "mine:f", "--out", "o")
+    assert stopped.status == 130
+    assert "to resume: python -m experiments.train --resume o --trust" in stopped.err.splitlines()
     assert "would import mine:f" in call("train", "--resume", "o").err
     assert call("train", "--resume", "o", "--trust").status == 0
     agent = json.loads(Path("o/final/agent/agent.json").read_text())
@@ -125,6 +127,8 @@ def test_a_comparison_of_names_typed_goes_on_without_trust(call: Call, tmp_path:
     [
         ("random", []),
         ("sequence:3", []),
+        ("stable_baselines3:PPO", []),
+        ("stable_baselines3.evil:PPO", ["stable_baselines3.evil:PPO"]),
         ("tie_after:50:sandwich", []),
         ("a.b:c", ["a.b:c"]),
         ("this:x:3", ["this:x"]),

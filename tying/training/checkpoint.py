@@ -5,7 +5,7 @@ checksums.json, the sha256 of all of them.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from safetensors import SafetensorError
@@ -18,7 +18,7 @@ from tying.files import replacing, require_checksums, write_checksums, write_jso
 from tying.training.trainer import Trainer
 
 FORMAT = 2
-_WAY_OUT = "; remove its folder to resume from the checkpoint before"
+_WAY_OUT = "remove its folder to resume from the checkpoint before"
 _STATE = schema.shape(
     format=Literal[2], iteration=Annotated[int, Field(ge=0)], pointers=schema.PointerList, seed=Annotated[int, Field(ge=0)]
 )
@@ -48,15 +48,14 @@ def load(trainer: Trainer, folder: Path) -> None:
     Raises:
         InputError: If the checkpoint is damaged, of another format, or of another run.
     """
-    require_checksums(folder, way_out=_WAY_OUT)
-    facts = schema.read(folder / "state.json", _STATE, _WAY_OUT[2:])
+    facts = _read_state(folder)
     if facts["seed"] != trainer.seed:
         raise InputError(f"{folder}: made with seed {facts['seed']}, not {trainer.seed}")
     tensors = {part: load_tensors(folder / f"{part}.safetensors") for part in ("model", "optimizer")}
     try:
         trainer.load_state_dict({"iteration": facts["iteration"], "pointers": facts["pointers"], **tensors})
     except InputError as error:
-        raise InputError(f"{folder}: {error}{_WAY_OUT}") from error
+        raise InputError(f"{folder}: {error}; {_WAY_OUT}") from error
 
 
 def saved_pointers(folder: Path) -> list[int]:
@@ -65,9 +64,14 @@ def saved_pointers(folder: Path) -> list[int]:
     Raises:
         InputError: If it is damaged.
     """
+    return list(_read_state(folder)["pointers"])
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """Return state.json of a checkpoint that is as it was written."""
+    state = schema.read(folder / "state.json", _STATE, _WAY_OUT)
     require_checksums(folder, way_out=_WAY_OUT)
-    pointers: list[int] = schema.read(folder / "state.json", _STATE, _WAY_OUT[2:])["pointers"]
-    return pointers
+    return state
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -87,4 +91,4 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: damaged or missing ({error}){_WAY_OUT}") from error
+        raise InputError(f"{path}: damaged or missing ({error}); {_WAY_OUT}") from error

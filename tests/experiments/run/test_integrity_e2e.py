@@ -262,6 +262,16 @@ def test_two_runs_of_one_second_take_two_folders(tmp_path: Path, monkeypatch: py
     assert weights(one) == weights(two)
 
 
+def test_a_run_shows_the_folder_that_it_took(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260101-000000")
+    taken = tmp_path / "runs" / "tiny__random__s0__20260101-000000"
+    taken.mkdir(parents=True)
+    ended = train(*SMALL, "--agent", "random")
+    assert ended.status == 0
+    assert f"sample    python -m experiments.sample runs/{taken.name}-2" in ended.out
+    assert list(taken.iterdir()) == []
+
+
 def test_a_folder_of_a_run_that_was_killed_at_once_is_taken_by_its_command(train: Train, tmp_path: Path) -> None:
     path = tmp_path / "o"
     path.mkdir()

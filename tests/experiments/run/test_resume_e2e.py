@@ -267,7 +267,7 @@ def test_agent_that_decides_otherwise_is_refused(
     write_module("fickle", COUNTER)
     stop_after(8, train, *SHORT, "--agent", "fickle:Mine", "--data.path", text_file, "--out", "run")
     before = contents(tmp_path / "run" / "checkpoints")
-    finished = train("--resume", "run")
+    finished = train("--resume", "run", "--trust")
     assert finished.status == 2
     (line,) = finished.err.splitlines()
     assert line.startswith("error: cannot resume: shown the same run again, the agent chose '0 ")

@@ -15,6 +15,7 @@ from tests.conftest import words
 from tying.data.corpora import DataConfig
 from tying.data.tokens import TokenData, prepare
 from tying.errors import InputError
+from tying.files import write_checksums
 from tying.models.config import GPTConfig
 from tying.pointers import Pointers
 from tying.training import checkpoint
@@ -177,7 +178,7 @@ def test_file_of_rubbish_is_refused(data: TokenData, folder: Path, name: str) ->
 @pytest.mark.parametrize("content", ['{"format": 0}', "[]", "null", "3"])
 def test_other_format_is_refused(data: TokenData, folder: Path, content: str) -> None:
     (folder / "state.json").write_text(content)
-    assert "not a checkpoint of format" in refusal(data, folder)
+    assert "state.json: damaged or of another version" in refusal(data, folder)
 
 
 @pytest.mark.parametrize("key", ["iteration", "pointers", "seed"])
@@ -188,6 +189,14 @@ def test_state_without_a_key_is_refused(data: TokenData, folder: Path, key: str)
     assert key in refusal(data, folder)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_a_flipped_bit_is_refused(data: TokenData, folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    assert f"{name}: damaged (it is not as it was written); remove its folder" in refusal(data, folder)
+
+
 def test_other_seed_is_refused(data: TokenData, folder: Path) -> None:
     assert "made with seed 0, not 1" in refusal(data, folder, seed=1)
 
@@ -196,6 +205,7 @@ def test_other_seed_is_refused(data: TokenData, folder: Path) -> None:
 def test_pointers_that_are_not_those_of_the_weights_are_refused(data: TokenData, folder: Path, pointers: list[int]) -> None:
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps({**state, "pointers": pointers}))
+    write_checksums(folder)
     refusal(data, folder)
 
 
