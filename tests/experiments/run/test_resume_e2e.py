@@ -125,9 +125,9 @@ def test_a_run_killed_at_random_points_ends_as_if_it_had_not_been(
         time.sleep(0.03 * generator.random())
         process.kill()
         assert scripts.wait(process).status == -signal.SIGKILL
-        words = ["--resume", "run"]
+        words = ["--resume", "run", "--trust"]
     (tmp_path / "hold").unlink()
-    assert train("--resume", "run").status == 0
+    assert train("--resume", "run", "--trust").status == 0
     assert_same(run, reference)
 
 
@@ -142,7 +142,7 @@ def test_a_stopped_run_says_how_to_resume_it(
     process.send_signal(number)
     finished = scripts.wait(process)
     assert finished.status == status
-    assert finished.err.splitlines() == ["to resume: python -m experiments.train --resume run", word]
+    assert finished.err.splitlines() == ["to resume: python -m experiments.train --resume run --trust", word]
     assert not (tmp_path / "run" / "final").exists()
 
 
@@ -159,10 +159,10 @@ def test_a_full_disk_is_one_line_and_the_run_is_resumed_later(
     finished = scripts.wait(process)
     assert finished.status == 1, finished
     resume, error = finished.err.splitlines()
-    assert resume == "to resume: python -m experiments.train --resume run"
+    assert resume == "to resume: python -m experiments.train --resume run --trust"
     assert error.startswith("error: stopped: ")
     assert (tmp_path / "run" / "checkpoints" / "latest").is_dir()
-    assert train("--resume", "run").status == 0
+    assert train("--resume", "run", "--trust").status == 0
     assert_same(tmp_path / "run", reference)
 
 
