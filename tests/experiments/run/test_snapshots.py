@@ -200,7 +200,7 @@ def test_agents_that_do_not_declare_their_state_are_replayed_whole(
     run = begin(train, text_file, agent, "", "run", 13)
     assert not (run / "snapshots").exists()
     with replayed() as repeated:
-        proceed(train, ["--resume", run], run)
+        proceed(train, ["--resume", run, "--trust"], run)
     assert repeated["decisions"] == 10
 
 
@@ -210,10 +210,10 @@ def test_a_snapshot_of_an_agent_that_is_no_longer_resumable_is_refused(
     write_module("mine", OF_ONE_S_OWN.replace("pass", "resumable = True"))
     run = begin(train, text_file, "mine:Mine", "", "run", 13)
     with replayed() as repeated, interrupted_after(14):
-        assert train("--resume", run).status == 130
+        assert train("--resume", run, "--trust").status == 130
     assert repeated["decisions"] == 5
     write_module("mine", OF_ONE_S_OWN)
-    line = refused(train, run)
+    line = refused(train, run, "--trust")
     assert "Mine no longer declares itself resumable; remove" in line
 
 
@@ -230,8 +230,8 @@ def stopped(train: Train, text_file: Path) -> Path:
     return begin(train, text_file, "dqn", AGENTS["dqn"], "run", 13)
 
 
-def refused(train: Train, run: Path) -> str:
-    finished = train("--resume", run)
+def refused(train: Train, run: Path, *flags: str) -> str:
+    finished = train("--resume", run, *flags)
     (line,) = finished.err.splitlines()
     assert finished.status == 2
     return line
