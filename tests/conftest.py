@@ -145,7 +145,7 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
 
     def write(name: str, source: str) -> str:
         (tmp_path / f"{name}.py").write_text(source)
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        sys.modules.pop(name, None)
         return name
 
     yield write

@@ -18,6 +18,7 @@ from experiments.run.config import Config
 from experiments.run.recorder import Recorder
 from tests.conftest import single_thread
 from tying.errors import InputError
+from tying.files import write_json
 
 # Eight decisions over three layers: a run of a fifth of a second.
 SMALL = (
@@ -84,6 +85,15 @@ def change(file: Path, part: Sequence[str], **values: Any) -> None:
     for key in [key for key, value in values.items() if value is None]:
         del inner[key]
     file.write_text(json.dumps(whole), encoding="utf-8")
+
+
+def write_summary(folder: Path, **values: Any) -> None:
+    """Write the final/summary.json of a run that is finished, as far as studies read it."""
+    counts = "num_layers num_unique_layers trainable_params trainable_block_params independent_params"
+    others = "independent_block_params iterations tokens decisions changes wall_s train_s decision_s"
+    known = {"agent": "random", "preset": "tiny", "pointers": [0], "seed": 1, "test_loss": 1.0, "reward_loss": 1.0}
+    numbers = dict.fromkeys(f"{counts} {others}".split(), 1)
+    write_json(folder / "final" / "summary.json", {**numbers, **known, **values})
 
 
 def decisions(run: Path) -> list[dict[str, Any]]:

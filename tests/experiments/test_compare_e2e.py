@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from experiments.run.command_line import parse
@@ -309,6 +310,8 @@ def test_a_comparison_that_is_killed_is_resumed_to_the_same_results(
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    for record in records:
+        FileLock(record.with_name(".lock"), timeout=240).acquire().lock.release()  # its process is gone
     assert not (tmp_path / "c" / "report.html").exists()
     assert len(list((tmp_path / "c" / "runs").glob("*/final/summary.json"))) == 2
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments.run.command_line import parse
 from experiments.study import grid
 from experiments.study.workers import WorkerConfig
+from tests.experiments.runs import write_summary
 from tying.errors import InputError
 from tying.files import write_json
 
@@ -190,7 +191,7 @@ def test_every_run_that_is_not_finished_is_trained_and_told(tmp_path: Path, monk
 
     monkeypatch.setattr(grid, "_run", fail)
     specs = grid.plan(tmp_path, [variant("random"), variant("independent")], [0, 1, 2])
-    write_json(specs[3].directory.final / "summary.json", {"pointers": [0], "test_loss": 1.0, "seed": 1})
+    write_summary(specs[3].directory.path)
     screen = StringIO()
     failures = grid.run_all(specs, WorkerConfig(jobs=1), Console(file=screen, width=100))
     unfinished = [spec for spec in specs if spec is not specs[3]]
@@ -206,8 +207,7 @@ def test_runs_of_one_corpus_must_be_of_one_text(tmp_path: Path) -> None:
     specs = grid.plan(tmp_path, [variant("random"), variant("independent --data.max-chars 9")], [0, 1])
     texts = {spec.directory.path: "abba"[number] for number, spec in enumerate(specs)}
     for spec in specs:
-        values = {"pointers": [0], "test_loss": 1.0, "seed": 1, "corpus_sha256": texts[spec.directory.path]}
-        write_json(spec.directory.final / "summary.json", values)
+        write_summary(spec.directory.path, corpus_sha256=texts[spec.directory.path])
     with pytest.raises(InputError) as caught:
         grid.run_all(specs, WorkerConfig(jobs=1), Console(file=StringIO()))
     (line,) = caught.value.lines

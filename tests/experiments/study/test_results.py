@@ -11,7 +11,7 @@ import pytest
 from experiments.run.directory import Line, RunDirectory
 from experiments.study.intervals import student_interval
 from experiments.study.results import Run, run_table, variant_table
-from tying.files import write_json
+from tests.experiments.runs import write_summary
 from tying.pointers import Pointers
 from tying.training.record import StepRecord
 
@@ -222,7 +222,7 @@ def line(number: int, pointers: tuple[int, ...], block_params: int) -> Line:
 
 def write_run(folder: Path, lines: list[Line]) -> RunDirectory:
     run = RunDirectory(folder)
-    write_json(run.final / "summary.json", {"seed": 7, "pointers": [0, 1, 2], "test_loss": 1.0})
+    write_summary(folder, seed=7, pointers=[0, 1, 2])
     run.rewrite_decisions(lines)
     return run
 
