@@ -115,7 +115,7 @@ def test_what_cannot_be_begun_with_is_said_in_one_line(tmp_path: Path) -> None:
         ("flat", "per_layer", 6): "its network is 'flat', here agent.network is 'per_layer'",
         ("narrow", "per_layer", 6): "its width is 8, here agent.width is 64",
         ("flat", "flat", 6): "its network does not fit",
-        ("nowhere", "flat", 4): "agent.json: no such file",
+        ("nowhere", "flat", 4): "nowhere: no saved agent",
     }
     for (folder, kind, num_layers), refusal in cases.items():
         with pytest.raises(InputError, match=refusal) as caught:

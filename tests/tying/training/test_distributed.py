@@ -1,6 +1,7 @@
 """Two processes while layers are tied and untied, against one with the whole batch."""
 
 import copy
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,20 @@ def train(
     return losses
 
 
-def join(rank: int, folder: str) -> None:
+def in_group(rank: int, run: Callable[[int, str], None], folder: str) -> None:
+    """Run as a process of a group, which is left after all that `run` made is gone.
+
+    A reducer that is the last to hold the group deadlocks: it ends the group's threads while it holds the interpreter's
+    lock, and they may wait for that lock.
+    """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    run(rank, folder)
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def run_ddp(rank: int, folder: str) -> None:
-    join(rank, folder)
     model, optimizer, binding = make()
     wrapped = DistributedDataParallel(model)
     calls: list[int] = []
@@ -83,11 +91,9 @@ def run_ddp(rank: int, folder: str) -> None:
     with pytest.raises(InputError, match="communication hook"):
         distributed.rebind(binding, wrapped, "0 0 0 0")
     assert str(binding.pointers) == PATTERNS[-1]
-    dist.destroy_process_group()
 
 
 def run_fsdp(rank: int, folder: str) -> None:
-    join(rank, folder)
     model, optimizer, binding = make()
     binding.rebind(Pointers.parse("0 0 2 2"))
     mesh = init_device_mesh("cpu", (PROCESSES,))
@@ -98,11 +104,10 @@ def run_fsdp(rank: int, folder: str) -> None:
         binding.rebind("0 1 2 3")
     whole = {name: value.full_tensor() for name, value in model.state_dict().items()}
     torch.save(whole, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def states_of(run: Callable[..., None], folder: Path) -> list[dict[str, Any]]:
-    multiprocessing.spawn(run, args=(str(folder),), nprocs=PROCESSES)
+    multiprocessing.spawn(in_group, args=(run, str(folder)), nprocs=PROCESSES)
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
