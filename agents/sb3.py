@@ -154,7 +154,7 @@ class ValueAgent(SB3Agent):
 
     def q_values(self, observation: np.ndarray) -> np.ndarray:
         """Return the value of every action, (A,)."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define q_values")
 
     @isolated()
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:

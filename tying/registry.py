@@ -37,6 +37,18 @@ def find(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     return load(kind, name, target) if isinstance(target, str) else target
 
 
+def find_class(kind: str, name: str, known: Mapping[str, Any], base: str) -> Any:
+    """Return the class that a name stands for; another person's must have a `Config`, as classes derived from `base` do.
+
+    Raises:
+        InputError: As `find` does, or if it is not such a class.
+    """
+    found = find(kind, name, known)
+    if name not in known and not hasattr(found, "Config"):
+        raise InputError(f"{kind} {name!r} is no {kind}: expected a class derived from {base}")
+    return found
+
+
 def load(kind: str, name: str, target: str) -> Any:
     """Import "package.module:attribute".
 

@@ -96,7 +96,7 @@ def test_a_table_survives_its_files(table: Path) -> None:
         assert np.array_equal(loaded.losses("test", budget), small().losses("test", budget))
 
 
-def test_whoever_looks_at_a_table_cannot_change_it() -> None:
+def test_arrays_of_a_table_cannot_be_used_to_change_it() -> None:
     bench = TyingBench(ROWS, FACTS)
     for array in (bench.losses(), bench.param_shares):
         with suppress(ValueError):  # read-only arrays will do

@@ -17,7 +17,7 @@ from tying.errors import InputError
 if TYPE_CHECKING:
     from tying.binding.layer_binding import LayerBinding
 
-# The bindings in force. One that changes gradients is kept alive by its hooks, the others by whoever holds them.
+# The bindings in force. One that changes gradients is kept alive by its hooks, the others by the code that holds them.
 OPEN: "weakref.WeakSet[LayerBinding]" = weakref.WeakSet()
 
 

@@ -71,8 +71,7 @@ class TokenData:
     def batch(self, seed: int, index: int, batch_size: int, context: int) -> tuple[Tensor, Tensor]:
         """Return training batch number `index`: inputs and targets, both (B, T) int64.
 
-        Sequences start at random places of the train split. The batch depends on the arguments alone: whoever asks for
-        it, whenever, gets the same one.
+        Sequences start at random places of the train split. The batch depends on the arguments alone.
         """
         tokens = self.splits["train"]
         generator = np.random.Generator(np.random.PCG64(derive_seed(seed, "data order", index)))

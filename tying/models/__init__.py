@@ -6,7 +6,6 @@ Another person's model is named "package.module:Class"; the class derives from `
 from typing import TYPE_CHECKING
 
 from tying import registry
-from tying.errors import InputError
 from tying.models.config import GPTConfig, ModelConfig
 
 if TYPE_CHECKING:
@@ -33,7 +32,5 @@ def model_class(name: str) -> "type[Model]":
     Raises:
         InputError: If there is none of that name, or it cannot be imported.
     """
-    found: type[Model] = registry.find("model", name, MODELS)
-    if name not in MODELS and not hasattr(found, "Config"):
-        raise InputError(f"model {name!r} is no model: expected a class derived from tying.models.base.Model")
+    found: type[Model] = registry.find_class("model", name, MODELS, "tying.models.base.Model")
     return found

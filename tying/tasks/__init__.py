@@ -37,9 +37,7 @@ def task_class(name: str) -> "type[Task]":
     Raises:
         InputError: If there is none of that name, or it cannot be imported.
     """
-    found: type[Task] = registry.find("task", name, TASKS)
-    if name not in TASKS and not hasattr(found, "Config"):
-        raise InputError(f"task {name!r} is no task: expected a class derived from tying.tasks.base.Task")
+    found: type[Task] = registry.find_class("task", name, TASKS, "tying.tasks.base.Task")
     return found
 
 

@@ -157,6 +157,7 @@ def test_a_model_that_holds_its_blocks_twice_is_no_use_outside() -> None:
     binding = LayerBinding(model.h, model=model)
     binding.rebind("0 0 0")
     model.load_state_dict(model.state_dict())
+    assert model.again[2].attn.proj.weight is model.h[0].attn.proj.weight
 
 
 def test_bindings_over_the_same_parameters_are_refused_and_disjoint_ones_are_not() -> None:
