@@ -59,7 +59,7 @@ def write_report(
     write_text(folder / "table.csv", table.to_csv(index=False))
     readable = _readable(table, baseline)
     write_text(folder / "table.md", readable.to_markdown(index=False, disable_numparse=True) + "\n")
-    pictures = {name: _png(figure) for name, figure in figures.items()}
+    pictures = {name: png(figure) for name, figure in figures.items()}
     for name, data in pictures.items():
         with replacing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(data)
@@ -135,7 +135,8 @@ def _patterns(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.pivot(index="variant", columns="seed", values="pattern").loc[order]
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

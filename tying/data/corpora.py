@@ -31,8 +31,9 @@ _STDLIB_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__p
 class DataConfig:
     """Which text, how it is cut into tokens, and how into splits."""
 
-    corpus: Literal["python-stdlib"] = setting(
-        "built-in corpus: the Python standard library's source", default="python-stdlib"
+    corpus: Literal["python-stdlib", "python-docs"] = setting(
+        "built-in corpus: the source of Python's standard library, or its language reference (English, 460 kB)",
+        default="python-stdlib",
     )
     path: str | None = setting("your own UTF-8 text instead: a file, a folder (all its files) or a glob", default=None)
     hf: str | None = setting(
@@ -157,8 +158,7 @@ def load(config: DataConfig) -> Corpus:
         found = hugging_face.load(config.hf, config.column)
         return Corpus(config.hf, config, found.files, found.parts, lambda: found.remarks)
     if config.path is None:
-        files = _stdlib_files()
-        return Corpus(config.corpus, config, tuple(files), {"train": lambda: _joined(files)})
+        return _BUILT_IN[config.corpus](config)
     files = _find(config.path)
     name = os.fsencode(config.path).decode("utf-8", "replace")  # names of files need not be UTF-8, what is shown must
     return Corpus(name, config, tuple(files), {"train": lambda: _joined(files)}, lambda: suspicion.remarks(files))
@@ -196,14 +196,33 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _stdlib_files() -> list[Path]:
-    """Return the library's modules in an order by hash of their names, so that every split is a mixed sample of it."""
+def _python_docs(config: DataConfig) -> Corpus:
+    """Return the topics of `help()`, in an order by hash of their names."""
+    try:
+        from pydoc_data import topics
+    except ImportError as error:  # some distributions leave it out
+        raise InputError("corpus python-docs: this Python has no pydoc_data; use data.path") from error
+    texts = [topics.topics[name] for name in sorted(topics.topics, key=_shuffled)]
+    return Corpus(config.corpus, config, (Path(topics.__file__),), {"train": lambda: iter(["\n\n".join(texts)])})
+
+
+def _python_stdlib(config: DataConfig) -> Corpus:
+    """Return the library's modules, in an order by hash of their names."""
     root = Path(sysconfig.get_paths()["stdlib"])
     names = [p.relative_to(root) for p in root.rglob("*.py")]
     chosen = [name for name in names if not _STDLIB_LEFT_OUT & set(name.parts)]
     if not chosen:
         raise InputError(f"corpus python-stdlib: no source files under {root}; use data.path")
-    return [root / name for name in sorted(chosen, key=lambda n: hashlib.sha256(n.as_posix().encode()).digest())]
+    files = [root / name for name in sorted(chosen, key=lambda name: _shuffled(name.as_posix()))]
+    return Corpus(config.corpus, config, tuple(files), {"train": lambda: _joined(files)})
+
+
+def _shuffled(name: str) -> bytes:
+    """Return what orders texts by chance, alike on every machine, so that every split is a mixed sample."""
+    return hashlib.sha256(name.encode()).digest()
+
+
+_BUILT_IN = {"python-stdlib": _python_stdlib, "python-docs": _python_docs}
 
 
 def _joined(files: Iterable[Path]) -> Iterator[str]:

@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from tying.hf.bind import tie as tie
     from tying.hf.bind import untied as untied
     from tying.hf.callback import TyingCallback as TyingCallback
+    from tying.hf.removal import remove_layers as remove_layers
     from tying.hf.saving import from_pretrained as from_pretrained
     from tying.hf.stacks import Stack as Stack
     from tying.hf.stacks import find_stacks as find_stacks
 
-__all__ = ["Stack", "TyingCallback", "find_stacks", "from_pretrained", "share_modules", "tie", "untied"]
+__all__ = ["Stack", "TyingCallback", "find_stacks", "from_pretrained", "remove_layers", "share_modules", "tie", "untied"]
 
 # Imported when they are asked for: settings are read without torch, and transformers.Trainer takes seconds.
 _LAZY = {
@@ -20,6 +21,7 @@ _LAZY = {
     "TyingCallback": "callback",
     "find_stacks": "stacks",
     "from_pretrained": "saving",
+    "remove_layers": "removal",
     "share_modules": "bind",
     "tie": "bind",
     "untied": "bind",

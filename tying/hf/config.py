@@ -14,7 +14,7 @@ from tying.models.config import ModelConfig
 from tying.tasks.config import TaskConfig
 
 # What families call these facts in their config.json.
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 # Value of data.tokenizer: the tokenizer that the model was trained with.
 OWN_TOKENIZER = "pretrained"
@@ -25,8 +25,9 @@ class HFTaskConfig(TaskConfig):
     """Settings of the task `hf`."""
 
     name: Literal["hf"] = setting("kind of work: hf", default="hf")
-    head: Literal["causal_lm", "masked_lm", "classification"] = setting(
-        "predict the next token, hidden tokens (15 %), or the label of a text (data.path is .tsv or .jsonl)",
+    head: Literal["causal_lm", "masked_lm", "classification", "embedding"] = setting(
+        "predict the next token, hidden tokens (15 %), or the label of a text (data.path is .tsv or .jsonl); or keep the "
+        "text embeddings of the original",
         default="causal_lm",
     )
 
@@ -67,10 +68,10 @@ class HFConfig(ModelConfig):
         if self.pretrained is None:
             return
         if not self.num_layers:
-            found = _number(read(self.pretrained), _LAYERS)
+            found = _number(read(self.pretrained), LAYERS)
             if found is None:
                 raise InputError(
-                    f"model.pretrained = {self.pretrained!r}: its config.json has none of {', '.join(_LAYERS)}; "
+                    f"model.pretrained = {self.pretrained!r}: its config.json has none of {', '.join(LAYERS)}; "
                     "give model.num_layers"
                 )
             object.__setattr__(self, "num_layers", found)
@@ -87,7 +88,7 @@ class HFConfig(ModelConfig):
         positions = _number(facts, _POSITIONS)
         if positions is not None and self.context > positions:
             raise InputError(f"model.context = {self.context}: {self.pretrained} has {positions} positions")
-        layers = _number(facts, _LAYERS)
+        layers = _number(facts, LAYERS)
         if self.stack is None and layers not in (None, self.num_layers):
             raise InputError(f"model.num_layers = {self.num_layers}: {self.pretrained} has {layers}; leave it out")
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tying import registry
 from tying.binding import bindings_of
 from tying.data import labelled
 from tying.data.corpora import DataConfig
@@ -24,6 +25,7 @@ from tying.errors import InputError
 from tying.hf import pretrained, saving
 from tying.hf.bind import entry
 from tying.hf.config import OWN_TOKENIZER, HFConfig, HFTaskConfig, vocabulary
+from tying.hf.removal import remove_layers
 from tying.hf.stacks import find_stack
 from tying.models.base import draw
 from tying.models.config import ModelConfig
@@ -50,7 +52,8 @@ def make(config: TaskConfig, model: ModelConfig, data: DataConfig) -> "Pretraine
     """
     config.check(model)
     assert isinstance(config, HFTaskConfig)
-    return _HEADS[config.head](config, model, data)
+    made: Pretrained = registry.find("head", config.head, _HEADS)(config, model, data)
+    return made
 
 
 class Pretrained(Task):
@@ -81,6 +84,30 @@ class Pretrained(Task):
         """The tokenizer, as transformers has it."""
         return pretrained.load_tokenizer(self._tokenizer_source)
 
+    @functools.cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and behind a text, such as [CLS] and [SEP]."""
+        bare, framed = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+        return framed[:start], framed[start + len(bare) :]
+
+    @property
+    def framed_text_tokens(self) -> int:
+        """Tokens of text that a sequence holds between its special tokens.
+
+        Raises:
+            InputError: If there is room for none.
+        """
+        number = self.model_config.context - sum(map(len, self.frame))
+        if number < 1:
+            raise InputError(f"model.context = {self.model_config.context}: too short for text between special tokens")
+        return number
+
+    def framed(self, rows: Tensor) -> Tensor:
+        """Put the special tokens around rows of text: (B, N) int64 -> (B, T)."""
+        before, behind = (torch.tensor(ids, dtype=torch.int64).expand(len(rows), -1) for ids in self.frame)
+        return torch.cat([before, rows, behind], 1)
+
     def require(self) -> None:
         """See Task.require."""
         self.require_model()
@@ -108,6 +135,9 @@ class Pretrained(Task):
         if seed is None:
             return pretrained.from_config(self._name, self.auto, "meta")
         model = pretrained.load(self._name, self.auto, seed, self.model_config.stack, self.expected, **self.settings())
+        stack = find_stack(model, self.model_config.stack)
+        if len(stack.blocks) != self.num_layers:
+            raise InputError(f"model.num_layers = {self.num_layers}: {stack.path} of {self._name} has {len(stack.blocks)}")
         return model
 
     def load_model(self, folder: Path) -> nn.Module:
@@ -116,10 +146,11 @@ class Pretrained(Task):
 
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
         """See Task.blocks."""
-        stack = find_stack(model, self.model_config.stack)
-        if len(stack.blocks) != self.num_layers:
-            raise InputError(f"model.num_layers = {self.num_layers}: {stack.path} of {self._name} has {len(stack.blocks)}")
-        return list(stack.blocks)
+        return list(find_stack(model, self.model_config.stack).blocks)
+
+    def remove_blocks(self, model: nn.Module, layers: Iterable[int]) -> None:
+        """See Task.remove_blocks."""
+        remove_layers(model, layers, stack=self.model_config.stack)
 
     def recompute(self, model: nn.Module) -> None:
         """See Task.recompute."""
@@ -194,28 +225,16 @@ class PretrainedMaskedLM(Pretrained, TextTask):
         super().require()
         if self.tokenizer.mask_token_id is None:
             raise InputError(f"task.head = 'masked_lm': the tokenizer of {self._name} has no mask token")
-        if self._num_text_tokens < 1:
-            raise InputError(f"model.context = {self.model_config.context}: too short for text between special tokens")
-
-    @functools.cached_property
-    def _frame(self) -> tuple[list[int], list[int]]:
-        """The special tokens before and behind a text, such as [CLS] and [SEP]."""
-        bare, framed = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-        start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
-        return framed[:start], framed[start + len(bare) :]
-
-    @property
-    def _num_text_tokens(self) -> int:
-        return self.model_config.context - sum(map(len, self._frame))
+        self.framed_text_tokens  # noqa: B018 (raises)
 
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:
         """See Task.batch."""
-        rows, _ = self.data.batch(seed, index, batch_size, self._num_text_tokens)
+        rows, _ = self.data.batch(seed, index, batch_size, self.framed_text_tokens)
         return self._hide(rows, derive_seed(seed, "hidden tokens", index))
 
     def evaluation_batches(self, split: str, batch_size: int, num_batches: int | None = None) -> Iterator[Batch]:
         """See Task.evaluation_batches; a batch hides the same tokens at every call."""
-        batches = self.data.evaluation_batches(split, batch_size, self._num_text_tokens, num_batches)
+        batches = self.data.evaluation_batches(split, batch_size, self.framed_text_tokens, num_batches)
         for index, (rows, _) in enumerate(batches):
             yield self._hide(rows, derive_seed(0, f"hidden tokens of {split}", index))
 
@@ -231,10 +250,8 @@ class PretrainedMaskedLM(Pretrained, TextTask):
         shown = torch.where(fate < _HIDDEN + _REPLACED, others, originals)
         shown[fate < _HIDDEN] = self.tokenizer.mask_token_id
         targets = torch.full_like(rows, _IGNORED).scatter(1, places, originals)
-        before, behind = (torch.tensor(ids, dtype=torch.int64).expand(len(rows), -1) for ids in self._frame)
-        inputs = torch.cat([before, rows.scatter(1, places, shown), behind], 1)
-        ignored = [torch.full_like(part, _IGNORED) for part in (before, behind)]
-        return inputs, torch.cat([ignored[0], targets, ignored[1]], 1)
+        before, behind = self.frame
+        return self.framed(rows.scatter(1, places, shown)), F.pad(targets, (len(before), len(behind)), value=_IGNORED)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean negative log-likelihood of the hidden tokens, nats per token."""
@@ -355,8 +372,9 @@ def _label_logits(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-_HEADS: dict[str, type[Pretrained]] = {
+_HEADS: dict[str, type[Pretrained] | str] = {
     "causal_lm": PretrainedCausalLM,
     "masked_lm": PretrainedMaskedLM,
     "classification": PretrainedClassification,
+    "embedding": "tying.hf.embedding:PretrainedEmbedding",
 }

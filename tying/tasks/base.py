@@ -72,6 +72,11 @@ class Task(ABC):
         """Return the L equal blocks of a model that `build_model` made."""
         return list(model.h)  # type: ignore[arg-type]
 
+    def remove_blocks(self, model: nn.Module, layers: Iterable[int]) -> None:
+        """Remove blocks from a model that `build_model` made, in place."""
+        removed = set(layers)
+        model.h = nn.ModuleList(block for layer, block in enumerate(self.blocks(model)) if layer not in removed)
+
     def recompute(self, model: nn.Module) -> None:
         """Let a model keep only its blocks' inputs for the backward pass and recompute the rest."""
         model.recompute = True  # type: ignore[assignment]

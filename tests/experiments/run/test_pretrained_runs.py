@@ -15,7 +15,8 @@ from experiments import load_run
 from tests.conftest import words
 from tests.experiments.runs import call_in, config_of, decisions, interrupted_after, mistake, mistakes, read, weights
 from tests.test_architecture import BLOCK, run_python
-from tests.tying.hf.folders import make_folder, write_labelled
+from tests.tying.hf.folders import make_folder
+from tests.tying.rows import write_labelled
 from tying import InputError
 
 SMALL = (

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as tf
-from folders import VOCAB, make_folder, write_labelled
+from folders import VOCAB, make_folder
+from rows import write_labelled
 
 import tying.hf
 from tests.conftest import words

@@ -1,0 +1,27 @@
+"""Compress a trained model: tie or remove layers by measurement, heal the copy, and say what it costs.
+
+python -m experiments.compress path/to/encoder --target 0.5 --out compressed/encoder
+python -m experiments.compress runs/<run> --unique 4 3 2 --out compressed/run
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.compression import settings
+from experiments.run import cli
+
+
+def main(words: Sequence[str]) -> dict[str, Any]:
+    """Compress, write the report, show it, and return the summary."""
+    compression = settings.parse(words)
+    # Imported now, since they import torch: mistakes are answered before.
+    from experiments.compression.pipeline import Work
+    from experiments.compression.report import write_report
+    from experiments.run.console import make_console
+
+    console = make_console()
+    return write_report(Work(compression, console).run(), console)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Compressing a trained model: what `experiments.compress` does, step by step."""

@@ -1,0 +1,127 @@
+"""Subject: the trained model that is compressed, with its task, and the form in which a copy of it is saved."""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.compression.settings import Compression, command
+from experiments.run.directory import RunDirectory
+from experiments.run.load import load_run
+from tying import registry, tasks
+from tying.compression.sources import Sources
+from tying.config import override
+from tying.errors import InputError
+from tying.files import replacing, write_checksums
+from tying.hf.bind import untied
+from tying.models.base import num_params
+from tying.tasks.base import Task
+from tying.training import checkpoint
+from tying.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model and its task.
+
+    Attributes:
+        task: Its loss and data.
+        model: It; every layer has weights of its own.
+        compression: How it is compressed.
+    """
+
+    task: Task
+    model: nn.Module
+    compression: Compression
+
+    @classmethod
+    def load(cls, compression: Compression) -> "Subject":
+        """Return the model that a call names; the data are read.
+
+        Raises:
+            InputError: If it cannot be had.
+        """
+        config, name = compression.config, compression.flags.model
+        if compression.kind == "function":
+            model, task = _from_function(name)
+            task.require()
+        else:
+            task = tasks.make(config.task, config.model, config.data)
+            task.require()
+            run = load_run(name, compression.flags.trust) if compression.kind == "run" else None
+            model = task.build_model(config.run.seed) if run is None else run.model
+        return cls(task, untied(model).eval(), compression)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers L of the original."""
+        return len(self.task.blocks(self.model))
+
+    def save(self, trainer: Trainer, sources: Sources, folder: Path, figures: Mapping[str, Any]) -> None:
+        """Write a compressed copy: in transformers' form, as a run, or as weights and pointers."""
+        with replacing(folder) as temporary:
+            if self.compression.kind == "pretrained":
+                self.task.export(trainer.model, temporary)
+                exported = temporary / "hf"
+                for path in exported.iterdir():
+                    path.rename(temporary / path.name)
+                exported.rmdir()
+            elif self.compression.kind == "run":
+                self._save_run(trainer, sources, temporary, figures)
+            else:
+                temporary.mkdir()
+                _save_weights(trainer, temporary)
+
+    def _save_run(self, trainer: Trainer, sources: Sources, folder: Path, figures: Mapping[str, Any]) -> None:
+        config = override(self.compression.config, {"model.num_layers": len(sources.kept)})
+        directory = RunDirectory(folder)
+        facts = {"device": str(trainer.device), "threads": torch.get_num_threads(), **self.task.facts()}
+        directory.create(config.to_json(), command(self.compression).split(), facts)
+        directory.rewrite_decisions([])
+        self.task.save_assets(folder)
+        directory.final.mkdir()
+        _save_weights(trainer, directory.final)
+        summary = {
+            "agent": "compress",
+            "seed": trainer.seed,
+            "preset": config.preset,
+            "task": config.task.name,
+            "pointers": list(trainer.pointers),
+            "num_layers": len(trainer.pointers),
+            "num_unique_layers": trainer.pointers.num_unique,
+            "trainable_params": trainer.trainable_params,
+            "trainable_block_params": trainer.binding.trainable_params,
+            "iterations": trainer.iteration,
+            "tokens": trainer.tokens,
+            "decisions": 0,
+            "changes": 0,
+            "train_s": 0.0,
+            "decision_s": 0.0,
+            "independent_params": num_params(self.model),
+            "independent_block_params": sum(
+                p.numel() for block in self.task.blocks(self.model) for p in block.parameters()
+            ),
+            "test_loss": figures["test_loss"],
+            "reward_loss": figures["reward_loss"],
+            "wall_s": figures["train_s"],
+            **self.task.facts(),
+        }
+        (directory.final / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_checksums(directory.final)
+
+
+def _save_weights(trainer: Trainer, folder: Path) -> None:
+    checkpoint.save_tensors(trainer.state_dict()["model"], folder / "model.safetensors")
+    (folder / "pointers.json").write_text(json.dumps(list(trainer.pointers)) + "\n")
+
+
+def _from_function(name: str) -> tuple[nn.Module, Task]:
+    made = registry.find("model", name, {})()
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and isinstance(made[1], Task)):
+        raise InputError(f"{name}() returned a {type(made).__name__}: expected a model and its tying.tasks.base.Task")
+    return copy.deepcopy(made[0]), made[1]

@@ -1,0 +1,215 @@
+"""BlockWalk: the exact loss of a compressed model, without making it: blocks are run one by one, shared prefixes once.
+
+Two patterns that agree on their first positions have the same activations there. Patterns in lexicographic order are the
+leaves of a tree of prefixes, and a walk over it runs every prefix once: all 203 tyings of six layers take 278 block runs
+instead of 1,218. Activations are kept least-recently-used, up to a bound of memory.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tying.binding.sharing import common_names
+from tying.compression.sources import Sources
+from tying.errors import InputError
+from tying.isolation import isolated
+from tying.tasks.base import Batch, Task
+
+# Of the loss, between the model as it is and its blocks one by one: float32 sums in the same order differ by nothing.
+_TOLERANCE = 1e-5
+
+
+class _Call(NamedTuple):
+    """How a model called a block: all but the activations."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    keyword: str | None  # of the activations; None where they are the first argument
+    rest: tuple[Any, ...] | None  # what the block returned beside the activations; None where these are all
+
+    @classmethod
+    def noted(cls, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple["_Call", Tensor]:
+        """Return a call as a forward hook sees it, and the activations that went in."""
+        keyword = None if args else next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+        hidden = args[0] if keyword is None else kwargs[keyword]
+        others = {name: value for name, value in kwargs.items() if name != keyword}
+        return cls(args[1:], others, keyword, output[1:] if isinstance(output, tuple) else None), hidden
+
+    def run(self, block: nn.Module, weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
+        """Run the block on other activations and with other weights: (B, T, C) -> (B, T, C)."""
+        args = (hidden, *self.args) if self.keyword is None else self.args
+        kwargs = self.kwargs if self.keyword is None else {**self.kwargs, self.keyword: hidden}
+        output = functional_call(block, weights, args, kwargs, tie_weights=False)
+        found: Tensor = output if self.rest is None else output[0]
+        return found
+
+    def answer(self, hidden: Tensor) -> Any:
+        """Return what the block returned, with other activations."""
+        return hidden if self.rest is None else (hidden, *self.rest)
+
+
+class _Recorded(NamedTuple):
+    """A batch, how the model called its blocks on it, the activations before them, and the number of predictions."""
+
+    batch: Batch
+    calls: list[_Call]
+    start: Tensor
+    size: int
+
+
+class BlockWalk:
+    """Answers what the loss of a model would be under any sources; the model is the same after it.
+
+    Args:
+        task: Its loss.
+        model: A trained model of the task, not bound; in evaluation mode while it is asked.
+        batches: The fixed batches of all questions.
+        share: The parameters that follow the sources; see LayerBinding.
+        norms: "shared" or "private".
+        memory: Most bytes of activations that are kept.
+
+    Attributes:
+        block_runs: Blocks run so far.
+
+    Raises:
+        InputError: If the blocks are not run one after another, so that they cannot be run apart from the model.
+    """
+
+    @isolated()
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        batches: Iterable[Batch],
+        share: str = "block",
+        norms: str = "shared",
+        memory: int = 2**28,
+    ) -> None:
+        self.task = task
+        self.model = model
+        self.block_runs = 0
+        self._blocks = list(task.blocks(model))
+        own = [tuple(name for name, _ in block.named_parameters(remove_duplicate=False)) for block in self._blocks]
+        names = common_names(self._blocks, own, share, norms)
+        self._weights: list[dict[str, Tensor]] = [
+            {name: block.get_parameter(name) for name in names} for block in self._blocks
+        ]
+        self._memory = memory
+        self._kept: OrderedDict[tuple[int, tuple[int | None, ...]], Tensor] = OrderedDict()
+        with _evaluating(model):
+            self._recorded = [self._record(batch) for batch in batches]
+            plain = [float(task.loss(model, recorded.batch)) for recorded in self._recorded]
+        self.original = self._mean(plain)
+        found = self.loss(Sources.original(len(self._blocks)))
+        if not abs(found - self.original) <= _TOLERANCE * max(1.0, abs(self.original)):
+            raise InputError(
+                f"{type(model).__name__}: its blocks run one by one give a loss of {found:.6g}, the model gives "
+                f"{self.original:.6g}: it is more than a chain of blocks"
+            )
+
+    @property
+    def num_layers(self) -> int:
+        """Number of positions L."""
+        return len(self._blocks)
+
+    @property
+    def set_params(self) -> int:
+        """Parameters of one set of shared weights."""
+        return sum(weight.numel() for weight in self._weights[0].values())
+
+    def losses(self, many: Iterable[Sources]) -> dict[Sources, float]:
+        """Return the loss of each; they are run in the order in which prefixes are shared."""
+        return {sources: self.loss(sources) for sources in sorted(many, key=_in_order)}
+
+    @isolated()
+    def loss(self, sources: Sources) -> float:
+        """Return the loss of the model under sources, a mean over all predictions of the batches."""
+        if len(sources) != self.num_layers:
+            raise InputError(f"sources '{sources}' are for {len(sources)} layers, the model has {self.num_layers}")
+        with _evaluating(self.model):
+            return self._mean([self._loss(number, sources) for number in range(len(self._recorded))])
+
+    def _loss(self, number: int, sources: Sources) -> float:
+        recorded = self._recorded[number]
+        path = list(self._path(number, sources))
+        with _answering(self._blocks, [call.answer(hidden) for call, hidden in zip(recorded.calls, path, strict=True)]):
+            return float(self.task.loss(self.model, recorded.batch))
+
+    def _path(self, number: int, sources: Sources) -> Iterator[Tensor]:
+        """Yield the activations after every position."""
+        recorded = self._recorded[number]
+        hidden = recorded.start
+        for layer, source in enumerate(sources):
+            key = (number, tuple(sources[: layer + 1]))
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                hidden = self._kept[key]
+            elif source is not None:
+                hidden = recorded.calls[layer].run(self._blocks[layer], self._weights[source], hidden)
+                self.block_runs += 1
+                self._keep(key, hidden)
+            yield hidden
+
+    def _keep(self, key: tuple[int, tuple[int | None, ...]], hidden: Tensor) -> None:
+        self._kept[key] = hidden
+        most = self._memory // max(1, hidden.numel() * hidden.element_size())
+        while len(self._kept) > most:
+            self._kept.popitem(last=False)
+
+    def _mean(self, losses: Sequence[float]) -> float:
+        sizes = [recorded.size for recorded in self._recorded]
+        return sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
+
+    def _record(self, batch: Batch) -> _Recorded:
+        noted: list[tuple[nn.Module, _Call, Tensor]] = []
+
+        def note(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            noted.append((block, *_Call.noted(args, kwargs, output)))
+
+        handles = [block.register_forward_hook(note, with_kwargs=True) for block in self._blocks]
+        try:
+            self.task.loss(self.model, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if [block for block, _, _ in noted] != self._blocks:
+            raise InputError(f"{type(self.model).__name__}: its blocks are not run once each, in their order")
+        return _Recorded(batch, [call for _, call, _ in noted], noted[0][2], self.task.size(batch))
+
+
+def _in_order(sources: Sources) -> tuple[int, ...]:
+    return tuple(-1 if source is None else source for source in sources)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a model without dropout and gradients, and leave its mode as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _answering(blocks: Sequence[nn.Module], outputs: Sequence[Any]) -> Iterator[None]:
+    """Let blocks return given outputs, whatever they are called with."""
+    before = [vars(block).get("forward") for block in blocks]
+    for block, output in zip(blocks, outputs, strict=True):
+        block.forward = lambda *args, _output=output, **kwargs: _output
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
