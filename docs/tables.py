@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from agents.registry import is_fixed
+from experiments.run.intervals import with_interval, written
 from experiments.study import reward_signal
-from experiments.study.intervals import with_interval, written
 from experiments.study.plots import pareto
 from experiments.tyingbench import pictures, regret
 from experiments.tyingbench.tables import TABLES

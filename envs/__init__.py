@@ -2,7 +2,7 @@
 
 `tying/LayerTying-v0` trains a Transformer; `tying/FormulaTying-v0` answers at once from a formula with a known best
 pattern, and `tying/TyingBench-v0` from a table of all patterns, each trained from scratch: for tests and for people who
-develop agents. All have the same spaces.
+develop agents. `tying/Compressing-v0` ties and removes layers of a model that is trained already. All have the same spaces.
 """
 
 from importlib import import_module
@@ -13,6 +13,7 @@ import gymnasium
 if TYPE_CHECKING:
     from envs.base import EnvConfig as EnvConfig
     from envs.base import TyingEnv as TyingEnv
+    from envs.compressing import CompressingEnv as CompressingEnv
     from envs.config import TrainingConfig as TrainingConfig
     from envs.formula import FormulaTyingEnv as FormulaTyingEnv
     from envs.presets import PRESETS as PRESETS
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 gymnasium.register("tying/LayerTying-v0", entry_point="envs.training:LayerTyingEnv")
 gymnasium.register("tying/FormulaTying-v0", entry_point="envs.formula:FormulaTyingEnv")
+gymnasium.register("tying/Compressing-v0", entry_point="envs.compressing:CompressingEnv")
 gymnasium.register("tying/TyingBench-v0", entry_point="envs.table:TableTyingEnv")
 
 # Imported when they are asked for: command lines answer before torch is there.
 _LAZY = {
+    "CompressingEnv": "envs.compressing",
     "EnvConfig": "envs.base",
     "FormulaTyingEnv": "envs.formula",
     "LayerTyingEnv": "envs.training",
@@ -39,6 +42,7 @@ _LAZY = {
 }
 __all__ = [
     "PRESETS",
+    "CompressingEnv",
     "EnvConfig",
     "FormulaTyingEnv",
     "LayerTyingEnv",

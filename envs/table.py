@@ -64,7 +64,7 @@ class TableSimulator:
             reward_loss=loss,
             fork_loss=fork_loss,
             block_params=answer["block_params"],
-            independent_block_params=round(answer["block_params"] / answer["param_share"]),
+            independent_block_params=self.bench.independent_block_params,
         )
 
     def _query(self, pointers: Pointers, seed: int | None) -> dict[str, Any]:

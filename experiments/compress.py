@@ -15,12 +15,12 @@ def main(words: Sequence[str]) -> dict[str, Any]:
     """Compress, write the report, show it, and return the summary."""
     compression = settings.parse(words)
     # Imported now, since they import torch: mistakes are answered before.
-    from experiments.compression.pipeline import Work
+    from experiments.compression.pipeline import compress
     from experiments.compression.report import write_report
     from experiments.run.console import make_console
 
     console = make_console()
-    return write_report(Work(compression, console).run(), console)
+    return write_report(compress(compression, console), console)
 
 
 if __name__ == "__main__":

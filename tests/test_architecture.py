@@ -35,11 +35,13 @@ INNER = {
     "tying.models": {"values"},
     "tying.tasks": {"values", "tying.models", "tying.data", "tying.training"},
     "tying.training": {"values", "tying.binding", "tying.models", "tying.tasks"},
+    "tying.compression": {"values", "tying.binding", "tying.tasks", "tying.training"},
     "tying.hf": {"values", "tying.binding", "tying.data", "tying.models", "tying.tasks", "tying.training"},
     "experiments.run": set(),
     "experiments.study": {"experiments.run"},
     "experiments.tyingbench": {"experiments.run", "experiments.study"},
-    "experiments": {"experiments.run", "experiments.study"},
+    "experiments.compression": {"experiments.run"},
+    "experiments": {"experiments.run", "experiments.study", "experiments.compression"},
 }
 # Folders that are known by a part alone.
 KNOWN_OF = {

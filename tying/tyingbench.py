@@ -65,7 +65,7 @@ class Row:
     test_loss: _Amount
     seconds: _Amount
     trainable_params: Annotated[int, Field(ge=1)]
-    block_params: Annotated[int, Field(ge=1)]
+    block_params: _Count  # 0 where all layers are removed
 
     def to_text(self) -> list[str]:
         """Return the cells of its line."""
@@ -120,6 +120,9 @@ def _read_facts(path: Path) -> dict[str, Any]:
     found = facts.get("format") if isinstance(facts, dict) else None
     if found != FORMAT:
         raise InputError(f"{path}: written by format {found}, this version reads format {FORMAT}")
+    loss = facts.get("uninformed_loss", 1.0)
+    if not isinstance(loss, int | float) or not 0 < loss < math.inf:
+        raise InputError(f"{path}: uninformed_loss = {loss!r}: expected a number above 0")
     size = facts.get("vocab_size")
     if type(size) is not int or size < 2:
         raise InputError(f"{path}: vocab_size = {size!r}: expected a whole number of at least 2")
@@ -182,17 +185,21 @@ class TyingBench:
         return len(self.patterns[0])
 
     @functools.cached_property
+    def independent_block_params(self) -> int:
+        """Trainable block parameters of the untied model."""
+        return max(row.block_params for row in self._rows.values())
+
+    @functools.cached_property
     def param_shares(self) -> np.ndarray:
         """Trainable block parameters of every pattern as a share of the untied model's, shape (P,)."""
-        params = self._array("block_params", self.budgets[-1])[:, 0]
-        shares: np.ndarray = params / params.max()
+        shares: np.ndarray = self._array("block_params", self.budgets[-1])[:, 0] / self.independent_block_params
         shares.setflags(write=False)
         return shares
 
     @property
     def uninformed_loss(self) -> float:
-        """Loss of a model that knows nothing, log(vocabulary), in nats per token."""
-        return math.log(self.facts["vocab_size"])
+        """Loss of a model that knows nothing: log(vocabulary) in nats per token, or what the table says."""
+        return float(self.facts.get("uninformed_loss", math.log(self.facts["vocab_size"])))
 
     def losses(self, split: Split = "test", budget: float = 1.0) -> np.ndarray:
         """Return the loss of every pattern at every seed in nats per token, shape (P, S)."""

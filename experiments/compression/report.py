@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.compression.pipeline import Outcome, Size
+from experiments.compression.pipeline import Candidate, Outcome, Size
 from experiments.compression.settings import command
-from experiments.study.plots import figure_of
-from experiments.study.report import png
+from experiments.run.figures import figure_of, png
+from experiments.run.intervals import FEWEST, student_interval, with_interval, written
 from tying import palette
 from tying.compression.sources import Sources
 from tying.files import write_json, write_text
+from tying.models.base import num_params
 
 # A best pattern that keeps less than this share of the distance between the median and the original has lost the model.
 _BLIND = 0.2
@@ -102,14 +103,15 @@ def _size_entry(size: Size, outcome: Outcome) -> dict[str, Any]:
         "pointers": size.chosen.sources.entries,
         "sources": list(size.chosen.sources),
         "zero_shot": size.chosen.zero_shot,
-        "healed_short": size.chosen.healed,
+        "healed_short": list(size.chosen.healed),
         "healed": size.healed,
         "references": {
             other.name: {
                 "pointers": other.sources.entries,
                 "sources": list(other.sources),
                 "zero_shot": other.zero_shot,
-                "healed": other.healed,
+                "healed": float(np.mean(other.healed)) if other.healed else None,
+                "healed_seeds": list(other.healed),
             }
             for other in size.others
         },
@@ -124,44 +126,58 @@ def _title(size: Size, outcome: Outcome) -> str:
 def _verdict(size: Size, outcome: Outcome) -> str:
     """Return the result in words, computed from the figures."""
     chosen, original = size.chosen, outcome.original
-    if chosen.healed is None:
+    if not chosen.healed:
         return "The original: nothing is compressed."
-    params = sum(parameter.numel() for parameter in outcome.subject.model.parameters())
+    params = num_params(outcome.subject.model)
     left = params - (outcome.subject.num_layers - size.num_sets) * outcome.set_params
     parts = [
         f"'{chosen.sources}' keeps {left / params:.0%} of all parameters and runs {len(chosen.sources.kept)} of "
-        f"{len(chosen.sources)} layers; its loss is {chosen.zero_shot:.4f} at once, {chosen.healed:.4f} after short and "
-        f"{size.healed:.4f} after whole healing (original {original:.4f})."
+        f"{len(chosen.sources)} layers; its loss is {chosen.zero_shot:.4f} at once and {size.healed:.4f} after healing "
+        f"(original {original:.4f})."
     ]
-    named = {other.name: other for other in size.others if other.healed is not None}
-    tying, removal = named.get("best tying"), named.get("best removal")
-    if tying is not None and removal is not None:
-        better, worse = sorted((tying, removal), key=lambda candidate: candidate.healed or 0.0)
-        parts.append(
-            f"After equal short healing the {better.name} ({better.healed:.4f}) is ahead of the {worse.name} "
-            f"({worse.healed:.4f}) at equal parameters"
-            + (", and it runs fewer layers." if better is removal else "; the removal runs fewer layers.")
-        )
-    rules = [other for other in named.values() if other not in (tying, removal)]
+    named = {other.name: other for other in size.others if other.healed}
+    if "best tying" in named and "best removal" in named:
+        parts.append(_tying_or_removal(named["best tying"], named["best removal"]))
+    rules = [other for other in named.values() if not other.name.startswith(("best ", "#"))]
     if rules:
-        best = min(rules, key=lambda rule: rule.healed or 0.0)
-        parts.append(f"The best fixed rule that was healed is {best.name} ({best.healed:.4f}).")
+        best = min(rules, key=lambda rule: np.mean(rule.healed))
+        parts.append(
+            f"After short healing the chosen pattern has {np.mean(chosen.healed):.4f}, the best fixed rule "
+            f"({best.name}) {np.mean(best.healed):.4f}."
+        )
     if size.median - chosen.zero_shot < _BLIND * (size.median - original):
         parts.append("Every pattern of this size loses most of the model: the order among them says little.")
-    parts.append("One seed of healing: differences of the size of a seed's are no evidence.")
+    if len(chosen.healed) < FEWEST:
+        parts.append("Short healing has too few seeds for intervals: small differences are no evidence.")
     return " ".join(parts)
 
 
+def _tying_or_removal(tying: Candidate, removal: Candidate) -> str:
+    differences = np.array(removal.healed) - np.array(tying.healed)
+    low, high = student_interval(differences)
+    words = "no different" if low <= 0 <= high else "better" if differences.mean() < 0 else "worse"
+    if np.isnan(low):
+        words = "lower" if differences.mean() < 0 else "higher"
+    return (
+        f"At equal parameters and equal short healing, removing layers is {words}: {np.mean(removal.healed):.4f} against "
+        f"{np.mean(tying.healed):.4f} for the best tying ({written(float(differences.mean()), low, high)}), and it runs "
+        f"{len(removal.sources.kept)} layers instead of {len(tying.sources.kept)}."
+    )
+
+
 def _rows(size: Size) -> Iterator[tuple[str, ...]]:
-    healed = sorted(size.others, key=lambda other: (other.healed is None, other.healed or other.zero_shot))
-    for candidate in (size.chosen, *healed):
-        whole = f"{size.healed:.4f}" if candidate is size.chosen else "-"
-        short = "-" if candidate.healed is None else f"{candidate.healed:.4f}"
-        layers = str(len(candidate.sources.kept))
-        yield candidate.name, str(candidate.sources), layers, f"{candidate.zero_shot:.4f}", short, whole
+    others = sorted(size.others, key=lambda other: (not other.healed, np.mean(other.healed or other.zero_shot)))
+    for candidate in (size.chosen, *others):
+        chosen = candidate is size.chosen
+        short = f"{np.mean(candidate.healed):.4f}" if candidate.healed else "-"
+        difference = "-"
+        if candidate.healed and not chosen:
+            difference = with_interval(np.array(candidate.healed) - np.array(size.chosen.healed))
+        layers, whole = str(len(candidate.sources.kept)), f"{size.healed:.4f}" if chosen else "-"
+        yield candidate.name, str(candidate.sources), layers, f"{candidate.zero_shot:.4f}", short, difference, whole
 
 
-_COLUMNS = ("", "sources", "layers run", "at once", "short healing", "whole healing")
+_COLUMNS = ("", "sources", "layers", "at once", "short healing", "to chosen", "healed")
 
 
 def _terminal(size: Size, title: str) -> Table:
@@ -187,7 +203,8 @@ def _notes(outcome: Outcome) -> str:
     return (
         f"Losses are of {compression.flags.test_batches} batches of the test split; questions were asked on the reward "
         f"split, healing is on the train split. Short healing is {compression.flags.short:.0%} of "
-        f"{compression.config.trainer.iterations} iterations, for each pattern a schedule of its own. "
+        f"{compression.config.trainer.iterations} iterations; differences to the chosen pattern are paired by seed, with "
+        "Student's 95 % interval from three seeds on. "
         f"{outcome.queries} questions, {outcome.wall_s:.0f} s, {outcome.peak_mib} MiB at most."
     )
 

@@ -20,6 +20,8 @@ _HEALING = {
     "optim.weight_decay": 0.01,
     "optim.tied_rate": 0.0,
     "reward.num_batches": 4,
+    # Sets must be worth more than what the loss of the best pattern rises by, or an agent that searches keeps them all.
+    "reward.param_weight": 1.0,
 }
 _PRETRAINED = {"task.head": "embedding", "model.context": 32, "data.corpus": "python-docs"}
 
@@ -52,6 +54,8 @@ class CompressFlags:
     removing: bool = setting("whether layers may be removed as well as tied", default=True)
     shortlist: int = setting("patterns that are healed for a short time, to choose among them [>= 1]", default=3, ge=1)
     short: float = setting("length of that short healing, as a share of the whole [above 0 to 1]", default=0.2, gt=0, le=1)
+    seeds: int = setting("seeds of that short healing; intervals are shown from three on [>= 1]", default=1, ge=1)
+    heal_rules: bool = setting("heal every fixed rule, not only the best of each kind", default=False)
     layer_weight: float = setting(
         "weight of the distance to the original's activations in healing; 0: the task's loss alone [>= 0]",
         default=1.0,

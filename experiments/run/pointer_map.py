@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.run.figures import figure_of
 from tying.palette import colour, letter
 from tying.pointers import Pointers
 
@@ -21,8 +22,7 @@ def draw(history: Sequence[tuple[int, Pointers]], start: int = 0, title: str = "
         start: Iteration at which the first window began.
         title: Shown above.
     """
-    figure = Figure(figsize=(7.5, 1.4 + 0.45 * len(history[0][1])), layout="constrained")  # legible at TensorBoard's size
-    FigureCanvasAgg(figure)
+    figure = figure_of(7.5, 1.4 + 0.45 * len(history[0][1]))  # legible at TensorBoard's size
     axes = figure.subplots()
     draw_on(axes, history, start)
     axes.set(xlabel="training iteration", ylabel="layer", title=title)

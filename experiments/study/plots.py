@@ -6,22 +6,15 @@ import numpy as np
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.run import pointer_map
-from experiments.study.intervals import on_front, student_interval
+from experiments.run.figures import figure_of
+from experiments.run.intervals import on_front, student_interval
 from experiments.study.results import Run
 from tying.training.record import perplexity
 
 _MAPS_PER_ROW = 3
-
-
-def figure_of(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches, that draws without a screen."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def pareto(table: pd.DataFrame, baseline: str) -> Figure:

@@ -1,21 +1,20 @@
 """The report of a comparison: tables, pictures, and one self-contained page."""
 
 import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.run.figures import png
+from experiments.run.intervals import written
 from experiments.study import plots
-from experiments.study.intervals import written
 from experiments.study.results import Run, run_table, variant_table
 from tying.files import replacing, write_text
 
@@ -133,10 +132,3 @@ def _interval(row: dict[str, float], prefix: str) -> str:
 def _patterns(runs: pd.DataFrame) -> pd.DataFrame:
     order = list(dict.fromkeys(runs["variant"]))
     return runs.pivot(index="variant", columns="seed", values="pattern").loc[order]
-
-
-def png(figure: Figure) -> bytes:
-    """Return a figure as the content of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

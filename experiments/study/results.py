@@ -12,7 +12,7 @@ import pandas as pd
 
 from agents import registry
 from experiments.run.directory import RunDirectory
-from experiments.study.intervals import student_interval
+from experiments.run.intervals import student_interval
 from tying.pointers import Pointers
 from tying.training.record import perplexity
 

@@ -26,9 +26,9 @@ from envs.reward import Reward, RewardConfig
 from experiments.run.cli import Failed
 from experiments.run.console import make_console
 from experiments.run.directory import RunDirectory
+from experiments.run.figures import figure_of
+from experiments.run.intervals import kendall, written
 from experiments.study import grid
-from experiments.study.intervals import kendall, written
-from experiments.study.plots import figure_of
 from experiments.study.workers import WorkerConfig
 from tying.errors import InputError
 from tying.files import replacing, write_json, write_text

@@ -8,8 +8,8 @@ import numpy as np
 from adjustText import adjust_text
 from matplotlib.figure import Figure
 
-from experiments.study.intervals import kendall, on_front
-from experiments.study.plots import figure_of
+from experiments.run.figures import figure_of
+from experiments.run.intervals import kendall, on_front
 from experiments.tyingbench.tables import components, frame, named_patterns, ties
 from tying.files import replacing
 from tying.palette import colour

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.study.intervals import student_interval
-from experiments.study.plots import figure_of
+from experiments.run.figures import figure_of
+from experiments.run.intervals import student_interval
 
 _SHOWN = (10, 20, 40, 60, 100)
 

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from experiments.study.intervals import kendall, on_front, student_interval, with_interval
+from experiments.run.intervals import kendall, on_front, student_interval, with_interval
 from tying import strategies
 from tying.palette import letter
 from tying.pointers import Pointers

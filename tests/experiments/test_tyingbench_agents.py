@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from agents import registry
 from agents.base import Agent
-from experiments.study.intervals import student_interval
+from experiments.run.intervals import student_interval
 from experiments.study.workers import WorkerConfig
 from experiments.tyingbench import agents, regret
 from tests.envs.tables import FACTS, make_rows

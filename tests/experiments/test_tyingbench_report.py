@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.study.intervals import with_interval
+from experiments.run.intervals import with_interval
 from experiments.tyingbench import pictures, tables
 from experiments.tyingbench.tables import components, cross_fitted, letters, rank_interval
 from tests.envs.tables import FACTS, Loss, make_rows

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tying.binding.sharing import common_names
 from tying.compression.sources import Sources
+from tying.errors import InputError
 from tying.tasks.base import Batch, Task
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 from tying.training.trainer import Trainer
@@ -29,6 +30,9 @@ class Healing(Task):
         sources: Whose weights each position begins with.
         binding: The parameters that follow the sources.
         layer_weight: Weight of the layers' distance; 0: the task's loss alone.
+
+    Raises:
+        InputError: If no layer is kept.
     """
 
     def __init__(
@@ -37,6 +41,8 @@ class Healing(Task):
         super().__init__(task.config, task.model_config, task.data_config)
         self.task = task
         self.original = original
+        if not sources.kept:
+            raise InputError(f"sources '{sources}': a model keeps at least one layer")
         self.sources = sources
         self.binding = binding
         self.layer_weight = layer_weight

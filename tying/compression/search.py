@@ -97,13 +97,9 @@ def search(ask: Questions, num_sets: int, removing: bool = True, patterns: Itera
     if num_sets == num_layers:
         original = Sources.original(num_layers)
         return Found([original], [original], [original], {}, ask(original))
-    if patterns is None and num_layers <= EXHAUSTIVE_LAYERS:
-        patterns = every(num_layers, num_sets, removing)
-    elif patterns is None:
-        patterns = additive(ask, num_sets, _RANKED, removing)
-    greedy = [greedy_removal(ask, num_sets)] if removing else []
-    ranked = ask.best({*patterns, *by_rule.values(), *greedy})
-    ranked = ask.best({*ranked, *local(ask, ranked[0], num_sets, removing)})
+    if patterns is None:
+        patterns = _measured(ask, num_sets, list(by_rule.values()), removing)
+    ranked = ask.best({*patterns, *by_rule.values()})
     # With other donors, the order changes: the first few are asked with all of them.
     first = [*ranked[:_RANKED], *[sources for sources in ranked if None not in sources][:1]]
     ranked = ask.best({*ranked, *(best_donors(ask, sources) for sources in first)})
@@ -116,15 +112,20 @@ def search(ask: Questions, num_sets: int, removing: bool = True, patterns: Itera
     )
 
 
+def _measured(ask: Questions, num_sets: int, begin: list[Sources], removing: bool) -> list[Sources]:
+    """Return the candidates of the default search; `begin` has others that local search may begin from."""
+    num_layers = ask.walk.num_layers
+    if num_layers <= EXHAUSTIVE_LAYERS:
+        return list(every(num_layers, num_sets, removing))
+    found = [*additive(ask, num_sets, _RANKED, removing), *([greedy_removal(ask, num_sets)] if removing else [])]
+    return [*found, *local(ask, ask.best([*found, *begin])[0], num_sets, removing)]
+
+
 def every(num_layers: int, num_sets: int, removing: bool = True) -> Iterator[Sources]:
     """Yield every way to tie layers with K sets, or also to remove some; groups have the values of their first layers."""
-    if not removing:
-        yield from (Sources(pointers) for pointers in Pointers.all(num_layers) if pointers.num_unique == num_sets)
-        return
-    # A set partition of the layers and one more element, whose group is removed.
-    for pointers in Pointers.all(num_layers + 1):
-        if pointers.num_unique == num_sets + 1:
-            yield Sources(None if root == 0 else root - 1 for root in pointers[1:])
+    for pointers in Pointers.all(num_layers + removing):
+        if pointers.num_unique == num_sets + removing:
+            yield Sources.of(pointers, removing)
 
 
 def greedy_removal(ask: Questions, num_sets: int) -> Sources:

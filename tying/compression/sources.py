@@ -22,7 +22,7 @@ class Sources(tuple[int | None, ...]):
         values: Layers 0 to L-1, or None for a layer that is removed.
 
     Raises:
-        InputError: If a value is no layer, or all layers are removed.
+        InputError: If a value is no layer, or there are none.
     """
 
     __slots__ = ()
@@ -30,17 +30,28 @@ class Sources(tuple[int | None, ...]):
     def __new__(cls, values: Iterable[int | None]) -> Self:
         """Check and make; see the class."""
         sources = tuple(values)
+        if not sources:
+            raise InputError("sources are empty: a model has at least one layer")
         for layer, source in enumerate(sources):
             if source is not None and not (isinstance(source, int) and 0 <= source < len(sources)):
                 raise InputError(f"sources[{layer}] = {source!r}: allowed are layers 0 to {len(sources) - 1}, and None")
-        if all(source is None for source in sources):
-            raise InputError("sources: a model keeps at least one layer")
         return super().__new__(cls, sources)
 
     @classmethod
     def original(cls, num_layers: int) -> Self:
         """Every position runs its own weights."""
         return cls(range(num_layers))
+
+    @classmethod
+    def of(cls, pointers: Pointers, removing: bool) -> Self:
+        """Return a tying whose groups have the values of their first layers.
+
+        Args:
+            pointers: Over L layers; with `removing` over L + 1, of which layer 0 stands for nothing: the layers that join
+                it are removed. So every agent and every table of tyings can remove layers too.
+            removing: Whether they are.
+        """
+        return cls(None if root == 0 else root - 1 for root in pointers[1:]) if removing else cls(pointers)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -67,12 +78,13 @@ class Sources(tuple[int | None, ...]):
     @property
     def pointers(self) -> Pointers:
         """The tying of the positions that are kept, numbered from 0."""
-        return Pointers.from_labels(self[layer] for layer in self.kept)
+        return Pointers.from_labels(self[layer] for layer in self.kept)  # raises where all are removed
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """The positions that share, one tuple per set of weights."""
-        return tuple(tuple(self.kept[member] for member in group) for group in self.pointers.groups)
+        kept = self.kept
+        return tuple(tuple(kept[member] for member in group) for group in self.pointers.groups) if kept else ()
 
     @property
     def entries(self) -> list[int | None]:

@@ -40,6 +40,11 @@ class _Call(NamedTuple):
         others = {name: value for name, value in kwargs.items() if name != keyword}
         return cls(args[1:], others, keyword, output[1:] if isinstance(output, tuple) else None), hidden
 
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What the block got beside the activations."""
+        return (*self.args, *self.kwargs.values())
+
     def run(self, block: nn.Module, weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
         """Run the block on other activations and with other weights: (B, T, C) -> (B, T, C)."""
         args = (hidden, *self.args) if self.keyword is None else self.args
@@ -177,6 +182,12 @@ class BlockWalk:
         finally:
             for handle in handles:
                 handle.remove()
+        if any(
+            hasattr(value, "update") and hasattr(value, "get_seq_length") for _, call, _ in noted for value in call.values
+        ):
+            raise InputError(
+                f"{type(self.model).__name__}: it fills a cache of keys and values; the task's loss is without"
+            )
         if [block for block, _, _ in noted] != self._blocks:
             raise InputError(f"{type(self.model).__name__}: its blocks are not run once each, in their order")
         return _Recorded(batch, [call for _, call, _ in noted], noted[0][2], self.task.size(batch))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from tying.hf.pretrained import without_cache
 from tying.hf.task import Pretrained
 from tying.tasks.base import Batch
 from tying.tasks.text import TextTask
@@ -64,5 +65,5 @@ class PretrainedEmbedding(Pretrained, TextTask):
 
 def embed(model: nn.Module, tokens: Tensor) -> Tensor:
     """Return embeddings of length 1: (B, T) int64 -> (B, C)."""
-    hidden: Tensor = model(input_ids=tokens).last_hidden_state  # (B, T, C)
+    hidden: Tensor = model(input_ids=tokens, **without_cache(model)).last_hidden_state  # (B, T, C)
     return nn.functional.normalize(hidden.mean(1), dim=-1)

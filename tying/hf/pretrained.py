@@ -85,6 +85,11 @@ def load_tokenizer(source: str) -> Any:
             raise InputError(f"tokenizer of {source!r}: {_reason(error, 'AutoTokenizer')}") from error
 
 
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """Return the argument that keeps a model from filling a cache of keys and values; none where it has no cache."""
+    return {"use_cache": False} if getattr(model.config, "use_cache", False) else {}
+
+
 def enable_recompute(model: Any) -> None:
     """Let a model of transformers recompute its blocks in the backward pass."""
     # Older versions of transformers have the second name only.

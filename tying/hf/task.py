@@ -257,7 +257,7 @@ class PretrainedMaskedLM(Pretrained, TextTask):
         """Return the mean negative log-likelihood of the hidden tokens, nats per token."""
         tokens, targets = batch
         counted = targets != _IGNORED
-        return F.cross_entropy(model(input_ids=tokens).logits[counted], targets[counted])
+        return F.cross_entropy(model(input_ids=tokens, **pretrained.without_cache(model)).logits[counted], targets[counted])
 
     def size(self, batch: Batch) -> int:
         """Return the number of hidden tokens."""
@@ -368,7 +368,7 @@ class PretrainedClassification(Pretrained):
 
 
 def _label_logits(model: nn.Module, batch: Batch) -> Tensor:
-    logits: Tensor = model(input_ids=batch[0], attention_mask=batch[1]).logits
+    logits: Tensor = model(input_ids=batch[0], attention_mask=batch[1], **pretrained.without_cache(model)).logits
     return logits
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments.run.directory import Line, RunDirectory
-from experiments.study.intervals import student_interval
+from experiments.run.intervals import student_interval
 from experiments.study.results import Run, run_table, variant_table
 from tests.experiments.runs import write_summary
 from tying.pointers import Pointers

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.study.intervals import kendall, on_front, student_interval, with_interval, written
+from experiments.run.intervals import kendall, on_front, student_interval, with_interval, written
 
 losses = st.floats(-10, 10, allow_nan=False, width=32)
 

@@ -4,12 +4,12 @@ import numpy as np
 from scipy import stats
 
 _CONFIDENCE = 0.95
-_FEWEST = 3  # two values say almost nothing of their own spread
+FEWEST = 3  # two values say almost nothing of their own spread
 
 
 def student_interval(values: np.ndarray) -> tuple[float, float]:
     """Return Student's 95 % interval of a mean; NaN for fewer than three values."""
-    if len(values) < _FEWEST:
+    if len(values) < FEWEST:
         return float("nan"), float("nan")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])

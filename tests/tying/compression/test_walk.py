@@ -1,0 +1,137 @@
+"""BlockWalk: what it answers is the loss of a model that is tied, cut and evaluated for real."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from perturbed import make_model, make_task
+from torch import Tensor, nn
+
+from tying import InputError, LayerBinding, Pointers
+from tying.compression import BlockWalk, Sources
+from tying.compression.healing import Healing
+from tying.tasks.base import Task
+from tying.tasks.causal_lm import CausalLM
+from tying.training.config import BindingConfig, TrainerConfig
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    return make_task(tmp_path_factory.mktemp("walk"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> Iterator[None]:
+    yield
+
+
+def real_loss(task: Task, model: nn.Module, sources: Sources, binding: BindingConfig, batches: list) -> float:
+    healing = Healing(task, model, sources, binding, 0.0)
+    trainer = healing.trainer(TrainerConfig(iterations=1, device="cpu"), None, 0)
+    trainer.model.eval()
+    return task.metrics(trainer.model, batches)["loss"]
+
+
+def test_every_tying_is_answered_as_if_it_were_done(task: CausalLM) -> None:
+    model, batches = make_model(task), list(task.evaluation_batches("reward", 4, 2))
+    walk = BlockWalk(task, model, batches)
+    for pointers in Pointers.all(4):
+        copied = copy.deepcopy(model).eval()
+        LayerBinding(task.blocks(copied)).rebind(pointers)
+        assert walk.loss(Sources(pointers)) == pytest.approx(task.metrics(copied, batches)["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "binding", [BindingConfig(), BindingConfig(norms="private"), BindingConfig(share="attention")], ids=str
+)
+def test_donors_and_removals_are_answered_as_if_they_were_done(task: CausalLM, binding: BindingConfig) -> None:
+    model, batches = make_model(task), list(task.evaluation_batches("reward", 4, 1))
+    walk = BlockWalk(task, model, batches, binding.share, binding.norms)
+    choices = [None, 0, 1, 2, 3]
+    for values in itertools.islice(itertools.product(choices, repeat=4), 1, None, 7):
+        sources = Sources(values)
+        assert walk.loss(sources) == pytest.approx(real_loss(task, model, sources, binding, batches), abs=1e-6), sources
+
+
+def test_a_model_without_layers_is_answered_too(task: CausalLM) -> None:
+    model, batches = make_model(task), list(task.evaluation_batches("reward", 4, 1))
+    empty = copy.deepcopy(model)
+    empty.h = nn.ModuleList()  # type: ignore[assignment]
+    assert BlockWalk(task, model, batches).loss(Sources([None] * 4)) == pytest.approx(task.metrics(empty, batches)["loss"])
+
+
+def test_questions_leave_the_model_as_it_was(task: CausalLM) -> None:
+    model = make_model(task).train()
+    model.h[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    BlockWalk(task, model, task.evaluation_batches("reward", 4, 1)).loss(Sources.parse("3 - 3 0"))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [block.training for block in task.blocks(model)] == [True, False, True, True]
+    assert all("forward" not in vars(block) and not block._forward_hooks for block in task.blocks(model))
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_walk_runs_every_prefix_once(tmp_path: Path) -> None:
+    task = make_task(tmp_path, num_layers=6)
+    walk = BlockWalk(task, make_model(task), task.evaluation_batches("reward", 4, 1))
+    begun = walk.block_runs  # of the untied model, which is asked at once
+    assert begun == 6
+    walk.losses(map(Sources, Pointers.all(6)))
+    assert walk.block_runs == 1 + 2 + 5 + 15 + 52 + 203  # the prefixes: as many as there are tyings of 1 to 6 layers
+
+
+def test_without_memory_the_answers_are_the_same(task: CausalLM) -> None:
+    model, batches = make_model(task), list(task.evaluation_batches("reward", 4, 2))
+    many = list(map(Sources, Pointers.all(4)))
+    walk, forgetful = BlockWalk(task, model, batches), BlockWalk(task, model, batches, memory=0)
+    assert walk.losses(many) == forgetful.losses(many)
+    assert forgetful.block_runs == 2 * 4 * (1 + len(many))
+    assert not forgetful._kept
+
+
+class Twice(nn.Module):
+    """Runs its first block once more at the end."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+        self.h = model.h
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        self.h[0](torch.zeros(1, 1, 16))
+        return self.inner.loss(tokens, targets)  # type: ignore[operator]
+
+
+class Skips(nn.Module):
+    """Adds what goes into its first block to what comes out of its last."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+        self.h = model.h
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        inner: nn.Module = self.inner
+        first = self.h[0].register_forward_pre_hook(lambda block, args: kept.append(args[0]))
+        second = self.h[2].register_forward_pre_hook(lambda block, args: (args[0] + kept[0],))
+        try:
+            return inner.loss(tokens, targets)  # type: ignore[operator]
+        finally:
+            first.remove()
+            second.remove()
+
+
+@pytest.mark.parametrize(("kind", "words"), [(Twice, "not run once each"), (Skips, "more than a chain")])
+def test_a_model_that_is_no_chain_of_blocks_is_refused(task: CausalLM, kind: type, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        BlockWalk(task, kind(make_model(task)), task.evaluation_batches("reward", 4, 1))
+
+
+def test_sources_of_another_length_are_refused(task: CausalLM) -> None:
+    walk = BlockWalk(task, make_model(task), task.evaluation_batches("reward", 4, 1))
+    with pytest.raises(InputError, match="3 layers, the model has 4"):
+        walk.loss(Sources.parse("0 1 2"))
