@@ -39,7 +39,7 @@ INNER = {
     "tying.hf": {"values", "tying.binding", "tying.data", "tying.models", "tying.tasks", "tying.training"},
     "experiments.run": set(),
     "experiments.study": {"experiments.run"},
-    "experiments.tyingbench": {"experiments.run", "experiments.study"},
+    "experiments.tyingbench": {"experiments.run", "experiments.study", "experiments.compression"},
     "experiments.compression": {"experiments.run"},
     "experiments": {"experiments.run", "experiments.study", "experiments.compression"},
 }

@@ -120,12 +120,11 @@ def _read_facts(path: Path) -> dict[str, Any]:
     found = facts.get("format") if isinstance(facts, dict) else None
     if found != FORMAT:
         raise InputError(f"{path}: written by format {found}, this version reads format {FORMAT}")
-    loss = facts.get("uninformed_loss", 1.0)
-    if not isinstance(loss, int | float) or not 0 < loss < math.inf:
-        raise InputError(f"{path}: uninformed_loss = {loss!r}: expected a number above 0")
-    size = facts.get("vocab_size")
-    if type(size) is not int or size < 2:
+    loss, size = facts.get("uninformed_loss"), facts.get("vocab_size")
+    if loss is None and (type(size) is not int or size < 2):
         raise InputError(f"{path}: vocab_size = {size!r}: expected a whole number of at least 2")
+    if loss is not None and not (isinstance(loss, int | float) and 0 < loss < math.inf):
+        raise InputError(f"{path}: uninformed_loss = {loss!r}: expected a number above 0")
     return dict(facts)
 
 
@@ -180,6 +179,11 @@ class TyingBench:
             raise InputError([f"{path}: {line}" for line in error.lines]) from error
 
     @property
+    def rows(self) -> list[Row]:
+        """All rows, in the order that they were given in."""
+        return list(self._rows.values())
+
+    @property
     def num_layers(self) -> int:
         """Number of layers L."""
         return len(self.patterns[0])
@@ -199,7 +203,8 @@ class TyingBench:
     @property
     def uninformed_loss(self) -> float:
         """Loss of a model that knows nothing: log(vocabulary) in nats per token, or what the table says."""
-        return float(self.facts.get("uninformed_loss", math.log(self.facts["vocab_size"])))
+        known = self.facts.get("uninformed_loss")
+        return math.log(self.facts["vocab_size"]) if known is None else float(known)
 
     def losses(self, split: Split = "test", budget: float = 1.0) -> np.ndarray:
         """Return the loss of every pattern at every seed in nats per token, shape (P, S)."""

@@ -31,6 +31,9 @@ def _decided(ask: Questions, num_sets: int, compression: Compression, uninformed
     own = {"decision_interval": 1, "freeze_after": 1.0, "initial_pointers": "independent"}
     settings = {"env": {**to_dict(config.env), **own}, "reward": to_dict(config.reward)}
     env = CompressingEnv(simulator, num_sets, decisions, None, **settings)
-    agent = agents.make(config.agent.name, env, config.run.seed, **config.hyperparameters)
+    hyperparameters = dict(config.hyperparameters)
+    if "explore" in hyperparameters and "agent.explore" not in config.chosen:
+        hyperparameters["explore"] = 1.0  # a share of a training run, otherwise; here every decision is for finding out
+    agent = agents.make(config.agent.name, env, config.run.seed, **hyperparameters)
     agent.learn(env, decisions)
     return list(dict.fromkeys(seen))

@@ -1,6 +1,7 @@
 """The table of all tyings: build it, report on it, benchmark agents with it.
 
 python -m experiments.tyingbench build --layers 6 --seeds 5 --data.path input.txt
+python -m experiments.tyingbench questions path/to/encoder --slices 5 --out tables/encoder.csv
 python -m experiments.tyingbench report
 python -m experiments.tyingbench agents --trials 200
 python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out policies/table
@@ -11,7 +12,7 @@ from typing import Any
 
 from experiments.run import cli
 
-COMMANDS = {name: f"experiments.tyingbench.{name}" for name in ("build", "report", "agents", "pretrain")}
+COMMANDS = {name: f"experiments.tyingbench.{name}" for name in ("build", "questions", "report", "agents", "pretrain")}
 
 
 def main(words: Sequence[str]) -> Any:

@@ -337,7 +337,14 @@ def test_a_table_of_too_many_layers_is_refused_at_once(num_layers: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("block_params", 0), ("test_loss", -1.0), ("reward_loss", -0.1), ("seconds", -3.0), ("budget", 2.0), ("budget", -1.0)],
+    [
+        ("block_params", -1),
+        ("test_loss", -1.0),
+        ("reward_loss", -0.1),
+        ("seconds", -3.0),
+        ("budget", 2.0),
+        ("budget", -1.0),
+    ],
 )
 def test_figures_that_no_training_has_are_refused(table: Path, name: str, value: float) -> None:
     cells = dict(zip(COLUMNS, ROWS[3].to_text(), strict=True)) | {name: str(value)}

@@ -271,7 +271,7 @@ def test_folders_that_are_no_models_are_refused(root: Path, tmp_path: Path) -> N
     assert "not to be had from the hub (" in refused(HFConfig, pretrained="nobody/nothing")
     wrong = task_of(root, "gpt2", num_layers=2)
     assert "model.num_layers = 2: " in refused(wrong.require)
-    assert "model.num_layers = 2: transformer.h" in refused(wrong.blocks, wrong.build_model(0))
+    assert "model.num_layers = 2: transformer.h" in refused(wrong.build_model, 0)
     assert "model.context = 99: " in refused(HFConfig(pretrained=str(root / "bert"), context=99).require)
     assert "model.pretrained is missing" in refused(make, HFTaskConfig(), HFConfig(), DataConfig())
     assert "trains model 'hf' alone" in refused(HFTaskConfig().check, GPTConfig())

@@ -1,0 +1,236 @@
+"""experiments.compress: from a trained model to a smaller one on disk."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tying.hf
+from experiments import load_run
+from experiments.compression import pipeline
+from tests.conftest import Finished, words
+from tests.tying.hf.folders import make_folder
+from tying import tasks
+from tying.compression import Sources
+from tying.data.corpora import DataConfig
+from tying.hf.config import HFConfig, HFTaskConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no weights for (bert.)?pooler")
+Call = Callable[..., Finished]
+SHORT = ("--trainer.iterations", "6", "--trainer.batch-size", "4", "--reward.num-batches", "2", "--test-batches", "3")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compress")
+    for family in ("gpt2", "bert"):
+        make_folder(family, folder / family)
+    (folder / "corpus.txt").write_text(words(6_000), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def pretrained(root: Path) -> tuple[str, ...]:
+    return (str(root / "bert"), *SHORT, "--data.path", str(root / "corpus.txt"), "--model.context", "16")
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Return a summary without its clocks."""
+    return {name: value for name, value in summary(folder).items() if name not in ("wall_s", "peak_mib")}
+
+
+def test_an_encoder_goes_to_two_of_three_sets(call: Call, pretrained: tuple[str, ...], root: Path, tmp_path: Path) -> None:
+    done = call("compress", *pretrained, "--unique", "2", "--out", "out", "--heal-rules", "--seeds", "3")
+    assert done.status == 0, done.err
+    found = summary(tmp_path / "out")
+    assert found["num_sets"] == 2
+    assert found["share"] == pytest.approx(2 / 3)
+    assert found["original"] == pytest.approx(0, abs=1e-6)
+    assert set(found["references"]) >= {"best tying", "best removal", "sequence:2", "drop_first", "drop_last"}
+    for name, reference in found["references"].items():
+        assert len(reference["pointers"]) == 3, name
+        assert reference["zero_shot"] > 0
+        assert len(reference["healed_seeds"]) == 3
+    lines = [json.loads(line) for line in (tmp_path / "out" / "queries.jsonl").read_text().splitlines()]
+    assert found["queries"] == sum(line["split"] == "reward" for line in lines)
+    assert len({(line["split"], line["sources"]) for line in lines}) == len(lines)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert found["verdict"].split(".")[0].replace("'", "&#39;") in page
+    assert "At equal parameters" in done.out
+    # The saved model comes back as it was measured.
+    model = tying.hf.from_pretrained(tmp_path / "out" / "model")
+    data = DataConfig(path=str(root / "corpus.txt"), tokenizer="pretrained")
+    task = tasks.make(HFTaskConfig(head="embedding"), HFConfig(pretrained=str(root / "bert"), context=16), data)
+    with torch.no_grad():
+        loss = task.metrics(model.eval(), task.evaluation_batches("test", 4, 3))["loss"]
+    assert loss == pytest.approx(found["healed"], abs=1e-6)
+    assert len(model.encoder.layer) == sum(source is not None for source in found["sources"])
+
+
+@pytest.mark.parametrize("after", [1, 12])
+def test_an_interrupted_search_resumes_with_nothing_asked_twice(
+    call: Call, pretrained: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    assert call("compress", *pretrained, "--unique", "2", "--out", "whole").status == 0
+    asked: list[Sources] = []
+    original = pipeline.BlockWalk.loss
+
+    def loss(self: Any, sources: Sources) -> float:
+        asked.append(sources)
+        if len(asked) == after + 2:  # both walks ask for the original when they are made
+            raise KeyboardInterrupt
+        return original(self, sources)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.BlockWalk, "loss", loss)
+        assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 130
+    assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 0
+    assert figures(tmp_path / "out") == figures(tmp_path / "whole")
+    assert sorted((tmp_path / "out" / "queries.jsonl").read_text().splitlines()) == sorted(
+        (tmp_path / "whole" / "queries.jsonl").read_text().splitlines()
+    )
+
+
+def test_an_interrupted_healing_resumes_bit_by_bit(
+    call: Call, pretrained: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.compression import healings
+
+    flags = ("--unique", "2", "--short", "0.1", "--trainer.iterations", "20")
+    assert call("compress", *pretrained, *flags, "--out", "whole").status == 0
+    saved = healings.checkpoint.save
+
+    def save(trainer: Any, folder: Path) -> None:
+        saved(trainer, folder)
+        if trainer.iteration == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(healings.checkpoint, "save", save)
+        assert call("compress", *pretrained, *flags, "--out", "out").status == 130
+    assert (tmp_path / "out" / "healing-model" / "8").is_dir()
+    done = call("compress", *pretrained, *flags, "--out", "out")
+    assert done.status == 0, done.err
+    assert figures(tmp_path / "out") == figures(tmp_path / "whole")
+    mine, other = tmp_path / "out" / "model", tmp_path / "whole" / "model"
+    assert sorted(path.name for path in mine.iterdir()) == sorted(path.name for path in other.iterdir())
+    assert all(path.read_bytes() == (other / path.name).read_bytes() for path in mine.glob("*.safetensors"))
+    assert not (tmp_path / "out" / "healing-model").exists()
+
+
+@pytest.fixture
+def run(call: Call, root: Path, tmp_path: Path) -> Path:
+    data = ("--data.path", str(root / "corpus.txt"), "--trainer.iterations", "8")
+    assert call("train", "--preset", "tiny", "--agent", "sandwich", *data, "--out", "run").status == 0
+    return tmp_path / "run"
+
+
+def test_a_run_goes_to_a_run_that_samples(call: Call, run: Path, tmp_path: Path) -> None:
+    done = call("compress", run, *SHORT, "--target", "0.5", "--out", "out")
+    assert done.status == 0, done.err
+    found, made = summary(tmp_path / "out"), load_run(tmp_path / "out" / "model")
+    kept = [source for source in found["sources"] if source is not None]
+    assert made.summary["num_layers"] == len(kept)
+    assert made.summary["num_unique_layers"] == len(set(kept)) <= 2
+    assert made.summary["test_loss"] == found["healed"]
+    task = made.task
+    with torch.no_grad():
+        loss = task.metrics(made.model, task.evaluation_batches("test", 4, 3))["loss"]
+    assert loss == pytest.approx(found["healed"], abs=1e-6)
+    assert call("sample", tmp_path / "out" / "model", "--num-tokens", "5").status == 0
+
+
+MODULE = """
+import torch
+from tests.tying.compression.perturbed import make_model, make_task
+from pathlib import Path
+
+def make():
+    task = make_task(Path({folder!r}), num_layers=9)
+    return make_model(task), task
+
+def wrong():
+    return 3
+"""
+
+
+def test_another_persons_model_of_nine_layers(call: Call, write_module: Callable[[str, str], str], tmp_path: Path) -> None:
+    write_module("theirs", MODULE.format(folder=str(tmp_path)))
+    done = call("compress", "theirs:make", *SHORT, "--unique", "8", "7", "--out", "out")
+    assert done.status == 0, done.err
+    found = summary(tmp_path / "out")
+    assert [size["num_sets"] for size in found["sizes"]] == [8, 7]
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "out" / "model-7" / "pointers.json").is_file()
+    assert found["sizes"][1]["healed"] > 0
+    refused = call("compress", "theirs:wrong", "--out", "other")
+    assert refused.status == 2
+    assert "returned a int: expected a model and its" in refused.err
+
+
+@pytest.mark.parametrize("search", ["dqn", "local_search", "random"])
+def test_an_agent_searches(call: Call, pretrained: tuple[str, ...], tmp_path: Path, search: str) -> None:
+    flags = ("--search", search, "--decisions", "30", "--unique", "2", "--out", "out")
+    done = call("compress", *pretrained, *flags)
+    assert done.status == 0, done.err
+    assert summary(tmp_path / "out")["search"] == search
+    assert summary(tmp_path / "out")["num_sets"] == 2
+
+
+def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:
+    assert call("compress", *pretrained, "--no-removing", "--unique", "1", "--out", "out").status == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "queries.jsonl").read_text().splitlines()]
+    assert all("-" not in line["sources"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--target", "0"), "--target 0.0: allowed are shares above 0 to 1"),
+        (("--unique", "4"), "--unique 4: the model has 3 layers"),
+        (("--unique", "0"), "--unique 0: a model keeps at least 1 set"),
+        (("--target", "0.5", "--unique", "2"), "--target and --unique are both set"),
+        (("--search", "dqm"), "dqm"),
+        (("--sort", "1"), "unknown flag --sort"),
+        (("--shortlist", "x"), "shortlist"),
+    ],
+)
+def test_bad_input_is_one_line(
+    call: Call, pretrained: tuple[str, ...], tmp_path: Path, flags: tuple[str, ...], words: str
+) -> None:
+    done = call("compress", *pretrained, "--out", "out", *flags)
+    assert done.status == 2
+    assert words in done.err
+    assert all(line.startswith("error: ") for line in done.err.splitlines())
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_folders_that_hold_something_else_are_refused(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear diary")
+    assert "exists and is not empty" in call("compress", *pretrained, "--out", "full").err
+    assert call("compress", *pretrained, "--unique", "3", "--out", "out").status == 0
+    assert "other settings" in call("compress", *pretrained, "--unique", "1", "--out", "out").err
+    assert "--out is missing" in call("compress", *pretrained).err
+    assert "no such folder" in call("compress", "./nowhere", "--out", "else").err
+    with (tmp_path / "out" / "queries.jsonl").open("a") as file:
+        file.write('{"split": 3}\n')
+    assert "line 3 is damaged" in call("compress", *pretrained, "--unique", "3", "--out", "out").err
+
+
+def test_questions_that_a_kill_cut_short_are_asked_again(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:
+    assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 0
+    before = figures(tmp_path / "out")
+    path = tmp_path / "out" / "queries.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 0
+    assert figures(tmp_path / "out") == before
+    assert len({json.loads(line)["sources"] for line in path.read_text().splitlines()}) > 3
