@@ -49,7 +49,9 @@ class AgentsFlags(WorkerConfig):
     )
     budget: float = setting("share of the run after which patterns are judged", default=1.0)
     table: str = setting("a shipped table, or the path of a CSV file", default=DEFAULT)
-    out: str | None = setting("folder for agents.csv, .md, .json and .png; files there are replaced", default=None)
+    out: str | None = setting(
+        "folder for trials.csv (raw rows) and agents.csv, .md, .json, .png; files are replaced", default=None
+    )
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def main(words: Sequence[str]) -> Any:
         command = shlex.join(["python", "-m", "experiments.tyingbench", "agents", *words])
         facts = {"command": command, "trials": flags.trials, "seconds": time.monotonic() - start}
         write_text(folder / "agents.csv", table.to_csv(index=False, float_format="%.5f"))
+        write_text(folder / "trials.csv", regret.trials(regrets).to_csv(index=False, float_format="%.5f"))
         write_text(folder / "agents.md", readable.to_markdown(index=False, disable_numparse=True) + "\n")
         write_json(folder / "agents.json", facts)
         with replacing(folder / "agents.png") as temporary:

@@ -27,6 +27,22 @@ def table(regrets: Mapping[tuple[str, float], np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def trials(regrets: Mapping[tuple[str, float], np.ndarray]) -> pd.DataFrame:
+    """Return the raw rows: the regret of every trial after some numbers of queries, a column for each number.
+
+    Args:
+        regrets: (agent, param_weight) to regrets, (trials, queries).
+    """
+    rows = []
+    for (label, weight), values in regrets.items():
+        last = values.shape[1]
+        shown = [*(query for query in _SHOWN if query < last), last]
+        for number, row in enumerate(values):
+            after = {f"after_{query}": row[query - 1] for query in shown}
+            rows.append({"agent": label, "param_weight": weight, "trial": number, **after})
+    return pd.DataFrame(rows)
+
+
 def cell(row: Mapping[str, float], digits: int = 4) -> str:
     """Return a row's regret with its interval in words; without bounds where too few trials give none."""
     bounds = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if np.isfinite(row["high"]) else ""

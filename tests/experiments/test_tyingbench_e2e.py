@@ -393,7 +393,7 @@ def test_bad_input_is_one_line_and_nothing_is_made(
     ("name", "part"),
     [
         ("bild", "unknown command 'bild' of tyingbench: did you mean 'build'?"),
-        ("zzz", "unknown command 'zzz' of tyingbench: allowed are build, report, agents, pretrain"),
+        ("zzz", "unknown command 'zzz' of tyingbench: allowed are build, questions, report, agents, pretrain"),
     ],
 )
 def test_a_subcommand_that_is_none_is_refused_with_the_nearest(call: Run, name: str, part: str) -> None:
@@ -469,7 +469,9 @@ def test_the_benchmark_judges_every_agent_at_every_weight(call: Run, table: Path
     finished = call("agents", "--agents", *AGENTS, *BENCHMARK, "--table", table)
     assert (finished.status, finished.err) == (0, "")
     folder = tmp_path / "l"
-    assert {path.name for path in folder.iterdir()} == {"agents.csv", "agents.md", "agents.json", "agents.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("trials.csv", "agents.csv", "agents.md", "agents.json", "agents.png")
+    }
     assert (folder / "agents.png").read_bytes().startswith(b"\x89PNG")
     found = pd.read_csv(folder / "agents.csv")
     assert list(zip(found["param_weight"], found["agent"], found["queries"], strict=True)) == [
@@ -478,6 +480,11 @@ def test_the_benchmark_judges_every_agent_at_every_weight(call: Run, table: Path
     assert set(found["trials"]) == {3}
     assert found["regret"].between(0, 1).all()
     assert (found["low"] <= found["regret"]).all() and (found["regret"] <= found["high"]).all()
+    raw = pd.read_csv(folder / "trials.csv")
+    assert len(raw) == 3 * 2 * len(AGENTS)
+    means = raw.groupby(["agent", "param_weight"])["after_6"].mean()
+    for row in found[found["queries"] == 6].itertuples():
+        assert means[row.agent, row.param_weight] == pytest.approx(row.regret, abs=2e-5)
     facts = read(folder / "agents.json")
     assert facts.keys() == {"command", "trials", "seconds"}
     assert facts["trials"] == 3
