@@ -2,7 +2,7 @@
 
 import base64
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jinja2
@@ -210,29 +210,32 @@ def _notes(outcome: Outcome) -> str:
 
 
 def _curve(outcome: Outcome) -> Figure:
-    """Draw the loss against the share of sets: the chosen patterns before and after healing, and their rivals."""
-    figure = figure_of(8, 5)
-    axes = figure.subplots()
+    """Draw the loss against parameters and against compute: the chosen patterns before and after healing, and rivals."""
+    figure = figure_of(11, 4.6)
     total = outcome.subject.num_layers
-    kinds: Sequence[tuple[str, str, str]] = (("tying", "o", "tab:blue"), ("removal", "x", "tab:red"))
-    for kind, marker, colour in kinds:
-        points = [
-            (100 * size.num_sets / total, other.zero_shot)
-            for size in outcome.sizes
-            for other in size.others
-            if (None in other.sources) == (kind == "removal")
-        ]
-        if points:
-            x, y = np.array(points).T
-            axes.scatter(x, y, marker=marker, color=colour, alpha=0.4, s=22, label=f"{kind}: rules and best")
-    sizes = sorted(outcome.sizes, key=lambda size: size.num_sets)
-    shares = [100 * size.num_sets / total for size in sizes]
-    axes.plot(shares, [size.chosen.zero_shot for size in sizes], "s--", color="0.4", label="chosen, at once")
-    axes.plot(shares, [size.healed for size in sizes], "s-", color="tab:green", label="chosen, healed")
-    axes.axhline(outcome.original, color="0.8", linewidth=1, zorder=0, label="original")
-    axes.set(xlabel="sets of block weights, per cent of the original's", ylabel="test loss")
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.2)
+    sides: dict[str, Callable[[Sources], int]] = {
+        "sets of block weights: parameters": lambda sources: sources.num_sets,
+        "layers that run: compute": lambda sources: len(sources.kept),
+    }
+    for axes, (label, measure) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
+        for kind, marker, colour in (("tying", "o", "tab:blue"), ("removal", "x", "tab:red")):
+            others = [
+                (measure(other.sources), other.zero_shot)
+                for size in outcome.sizes
+                for other in size.others
+                if (None in other.sources) == (kind == "removal")
+            ]
+            x, y = [place for place, _ in others], [loss for _, loss in others]
+            axes.scatter(x, y, marker=marker, color=colour, alpha=0.4, label=kind)
+        sizes = sorted(outcome.sizes, key=lambda size: measure(size.chosen.sources))
+        places = [measure(size.chosen.sources) for size in sizes]
+        axes.plot(places, [size.chosen.zero_shot for size in sizes], "s--", color="0.4", label="chosen, at once")
+        axes.plot(places, [size.healed for size in sizes], "s-", color="tab:green", label="chosen, healed")
+        axes.axhline(outcome.original, color="0.8", linewidth=1, zorder=0, label="original")
+        axes.set(xlabel=f"{label} (of {total})", xlim=(0, total + 0.5))
+        axes.grid(alpha=0.2)
+    figure.axes[0].set_ylabel("test loss")
+    figure.axes[0].legend(fontsize=8)
     return figure
 
 

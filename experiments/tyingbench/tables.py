@@ -19,6 +19,9 @@ from tying.pointers import Pointers
 from tying.tyingbench import TyingBench
 
 _OTHERS = "selected on the other seeds"
+# What a table has to be, to tell agents apart.
+GATE_RATIO = 2
+GATE_BIT = 0.5
 
 
 def letters(pattern: Pointers) -> str:
@@ -196,6 +199,66 @@ def _designs(bench: TyingBench) -> dict[str, list[np.ndarray]]:
     }
 
 
+def gate(bench: TyingBench) -> pd.DataFrame:
+    """Return whether a table can tell agents apart: three conditions, what was found, and whether it holds.
+
+    A bit is whether two layers share, or whether a layer shares with none. The best bit explains most of the variance of the
+    means; the best family are the patterns on its better side. For a language model, the loss of an interpolated 4-gram on
+    the same split stands in the table's facts (`four_gram_loss`).
+    """
+    losses = bench.losses()
+    mean = losses.mean(axis=1)
+    signal, _ = components(losses)
+    name, bit = max(_bits(bench).items(), key=lambda item: _explained(mean, item[1]))
+    family = losses[bit == (mean[bit].mean() < mean[~bit].mean())]
+    inside, own_noise = components(family)
+    of_signal = min(1.0, _explained(mean, bit) * mean.var(ddof=1) / signal**2) if signal else 1.0
+    rows = [
+        (
+            f"in the best family, signal is at least {GATE_RATIO} x the noise of a seed",
+            f"{inside:.4f} against {own_noise:.4f} among {len(family)} patterns",
+            inside >= GATE_RATIO * own_noise,
+        ),
+        (
+            f"one bit explains less than {GATE_BIT:.0%} of the signal",
+            f"{of_signal:.0%}, by whether {name}",
+            of_signal < GATE_BIT,
+        ),
+    ]
+    known = bench.facts.get("four_gram_loss")
+    if known is not None:
+        rows.append(
+            (
+                "the untied model is better than a 4-gram",
+                f"{mean[bench.index('independent')]:.3f} against {known:.3f}",
+                mean[bench.index("independent")] < known,
+            )
+        )
+    return pd.DataFrame(
+        [(text, found, "yes" if holds else "no") for text, found, holds in rows], columns=["condition", "found", "holds"]
+    )
+
+
+def _bits(bench: TyingBench) -> dict[str, np.ndarray]:
+    """Return every bit by its name in words, (P,) of bool; those that are the same for all patterns are left out."""
+    removing = bool(bench.facts.get("removing"))
+    layers = range(bench.num_layers)
+    names = {
+        (i, j): f"layer {j - 1} is removed" if removing and i == 0 else f"layers {i - removing} and {j - removing} share"
+        for i, j in combinations(layers, 2)
+    }
+    bits = {names[i, j]: np.array([p[i] == p[j] for p in bench.patterns]) for i, j in names}
+    for layer in layers[removing:]:
+        bits[f"layer {layer - removing} shares with none"] = np.array([not p.others(layer) for p in bench.patterns])
+    return {name: bit for name, bit in bits.items() if 0 < bit.sum() < len(bit)}
+
+
+def _explained(mean: np.ndarray, bit: np.ndarray) -> float:
+    """Return the share of the variance that a bit explains."""
+    between = bit.mean() * (1 - bit.mean()) * (mean[bit].mean() - mean[~bit].mean()) ** 2
+    return float(between / mean.var()) if mean.var() else 0.0
+
+
 def budgets(bench: TyingBench) -> pd.DataFrame:
     """Return how well one seed at a smaller budget predicts the other seeds at the full one.
 
@@ -222,5 +285,5 @@ def budgets(bench: TyingBench) -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[TyingBench], pd.DataFrame]] = {
-    table.__name__: table for table in (sizes, published, trust, rules, budgets)
+    table.__name__: table for table in (sizes, published, trust, rules, budgets, gate)
 }

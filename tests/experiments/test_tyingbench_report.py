@@ -1,7 +1,8 @@
 """A report's figures, against tables whose signal, noise and rule are known, and against brute force."""
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from experiments.tyingbench import pictures, tables
 from experiments.tyingbench.tables import components, cross_fitted, letters, rank_interval
 from tests.envs.tables import FACTS, Loss, make_rows
 from tying import Pointers, strategies
+from tying.config import override
 from tying.tyingbench import TyingBench
 
 PATTERNS = list(Pointers.all(4))
@@ -267,6 +269,40 @@ def test_a_rule_with_as_many_coefficients_as_patterns_is_left_out() -> None:
     assert "how many unique" in {row["rule"] for row in found}
     assert all(row["coefficients"] < 5 for row in found)
     assert not any(word in str(row) for row in found for word in ("nan", "inf"))
+
+
+# The gate.
+
+
+def gate_of(losses: Callable[[Pointers], float], noise: float, **facts: Any) -> dict[str, tuple[str, str]]:
+    """Return the gate of a table of four layers with three seeds: condition to what was found and whether it holds."""
+    generator = np.random.default_rng(0)
+    rows = make_rows(num_layers=4, num_seeds=3, budgets=(1.0,))
+    noisy = {(row.pointers, row.seed): losses(row.pointers) + noise * float(generator.normal()) for row in rows}
+    changed = [override(row, {"test_loss": noisy[row.pointers, row.seed]}) for row in rows]
+    found = records(tables.gate(TyingBench(changed, facts)))
+    return {row["condition"]: (row["found"], row["holds"]) for row in found}
+
+
+def test_a_table_of_one_bit_fails_its_gate() -> None:
+    found = gate_of(lambda pointers: 2.0 + (pointers[1] == pointers[2]), noise=0.01, four_gram_loss=1.5)
+    ratio, bit, known = found.values()
+    assert ratio[1] == "no"
+    assert bit == ("100%, by whether layers 1 and 2 share", "no")
+    assert known[1] == "no"
+
+
+def test_a_table_of_many_answers_passes_its_gate() -> None:
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, (4, 4))
+    pairs = list(itertools.combinations(range(4), 2))
+    found = gate_of(lambda p: 1 + sum(weights[i, j] * (p[i] == p[j]) for i, j in pairs), noise=0.01, four_gram_loss=1.5)
+    assert [holds for _, holds in found.values()] == ["yes", "yes", "yes"]
+
+
+def test_bits_of_a_table_with_removal_name_the_models_own_layers() -> None:
+    found = gate_of(lambda pointers: 2.0 + (pointers[3] == 0), noise=0.0, removing=True)
+    assert list(found.values())[1][0] == "100%, by whether layer 2 is removed"
+    assert len(found) == 2  # without a 4-gram, two conditions
 
 
 # Smaller budgets.
