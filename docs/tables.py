@@ -17,11 +17,13 @@ from experiments.study import reward_signal
 from experiments.study.plots import pareto
 from experiments.tyingbench import pictures, regret
 from experiments.tyingbench.tables import TABLES
+from tying.compression import Sources
+from tying.files import read_json
 from tying.tyingbench import TyingBench
 
 _ROOT = Path(__file__).resolve().parent
 _DATA = _ROOT / "data"
-PAGES = (_ROOT / "results.md", _ROOT / "tyingbench.md")
+PAGES = (_ROOT / "results.md", _ROOT / "tyingbench.md", _ROOT / "compressing.md")
 _BASELINE = "independent"
 _QUERIES = (10, 20, 40, 60)
 _OURS = ("private_first",)  # fixed strategies that are not from the literature
@@ -132,6 +134,30 @@ def agents(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def compressing(name: str) -> pd.DataFrame:
+    """Return the patterns of a compression at every size, the lowest loss after healing first."""
+    summary = read_json(_DATA / "compressing" / f"{name}.json")
+    rows = []
+    for size in summary["sizes"]:
+        chosen = {"zero_shot": size["zero_shot"], "healed_seeds": size["healed_short"], "sources": size["sources"]}
+        patterns = {"chosen": chosen, **{n: r for n, r in size["references"].items() if r["healed_seeds"]}}
+        for kind, pattern in sorted(patterns.items(), key=lambda item: float(np.mean(item[1]["healed_seeds"]))):
+            healed = np.array(pattern["healed_seeds"])
+            sources = Sources(pattern["sources"])
+            rows.append(
+                {
+                    "sets": size["num_sets"],
+                    "pattern": kind,
+                    "sources": f"`{sources}`",
+                    "layers run": len(sources.kept),
+                    "at once": f"{pattern['zero_shot']:.3f}",
+                    "healed": f"{healed.mean():.4f}",
+                    "to chosen": "" if kind == "chosen" else with_interval(healed - np.array(size["healed_short"])),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def _trials() -> pd.DataFrame:
     """Return the benchmark; the library's agents take long to learn, and had fewer trials in a run of their own."""
     return pd.concat([pd.read_csv(path) for path in sorted((_DATA / "tyingbench").glob("agents*.csv"))])
@@ -144,6 +170,7 @@ _KINDS: dict[str, Callable[[str], pd.DataFrame]] = {
     "bench": bench,
     "agents": agents,
     "transfer": transfer,
+    "compressing": compressing,
 }
 
 

@@ -202,8 +202,8 @@ def _designs(bench: TyingBench) -> dict[str, list[np.ndarray]]:
 def gate(bench: TyingBench) -> pd.DataFrame:
     """Return whether a table can tell agents apart: three conditions, what was found, and whether it holds.
 
-    A bit is whether two layers share, or whether a layer shares with none. The best bit explains most of the variance of the
-    means; the best family are the patterns on its better side. For a language model, the loss of an interpolated 4-gram on
+    A bit is whether two layers share, or whether a layer shares with none. The best bit explains most of the variance of
+    the means; the best family are the patterns on its better side. For a language model, the loss of a 4-gram on
     the same split stands in the table's facts (`four_gram_loss`).
     """
     losses = bench.losses()
