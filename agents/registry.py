@@ -24,6 +24,7 @@ AGENTS = {
     "maskable_ppo": "agents.ppo:MaskablePPOAgent",
     "local_search": "agents.local_search:LocalSearchAgent",
     "surrogate": "agents.surrogate:SurrogateAgent",
+    "additive": "agents.additive:AdditiveAgent",
     "random": "agents.random_agent:RandomAgent",
     "qrdqn": "agents.extra.qrdqn:QRDQNAgent",
     "recurrent_ppo": "agents.extra.recurrent_ppo:RecurrentPPOAgent",

@@ -45,6 +45,7 @@ MODES = {
     "local_search": ["joint"],
     "evolution": ["joint"],
     "surrogate": ["joint"],
+    "additive": ["joint"],
     "thompson": ["pair", "cursor"],
     "ucb": ["cursor", "pair"],
     "gradient_similarity": ["cursor"],
@@ -174,7 +175,7 @@ def test_hyperparameters_are_set_and_checked() -> None:
         (
             "dqn",
             "joint",
-            "agents that fit: ppo, maskable_ppo, local_search, surrogate, random, recurrent_ppo, a2c, evolution, fixed "
+            "agents that fit: ppo, maskable_ppo, local_search, surrogate, additive, random, recurrent_ppo, a2c, evolution, fixed "
             "strategies;",
         ),
         (

@@ -13,7 +13,18 @@ from agents import base
 from agents.base import masks_of
 from tying.interface import ObservationView
 
-OWN = ["paper", "double_dqn", "random", "thompson", "ucb", "gradient_similarity", "local_search", "evolution", "surrogate"]
+OWN = [
+    "paper",
+    "double_dqn",
+    "random",
+    "thompson",
+    "ucb",
+    "gradient_similarity",
+    "local_search",
+    "evolution",
+    "surrogate",
+    "additive",
+]
 OWN += ["sequence:3", "tie_after:50:cycle:2"]
 
 
