@@ -175,7 +175,8 @@ def test_hyperparameters_are_set_and_checked() -> None:
         (
             "dqn",
             "joint",
-            "agents that fit: ppo, maskable_ppo, local_search, surrogate, additive, random, recurrent_ppo, a2c, evolution, fixed "
+            "agents that fit: ppo, maskable_ppo, local_search, surrogate, additive, random, recurrent_ppo, a2c, "
+            "evolution, fixed "
             "strategies;",
         ),
         (
