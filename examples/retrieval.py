@@ -61,11 +61,11 @@ def similarities(folder: str, texts: list[tuple[str, str]]) -> np.ndarray:
     Raises:
         InputError: If the folder holds no encoder.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
 
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"{folder}: no model (there is no config.json)")
-    model, tokenizer = tying.hf.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = tying.hf.from_pretrained(folder, AutoModel).eval(), AutoTokenizer.from_pretrained(folder)
     queries, documents = (embeddings(model, tokenizer, [pair[side] for pair in texts]) for side in (0, 1))
     found: np.ndarray = queries @ documents.T
     return found
