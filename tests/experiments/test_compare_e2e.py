@@ -427,7 +427,7 @@ def test_a_text_that_has_changed_in_between_is_refused(comparison: Path, call: C
     finished = call("compare", *ONE, "--agents", "independent", "0 1 1", *arguments)
     assert finished.status == 2
     (line,) = finished.err.splitlines()
-    assert "0-1-1__s0: trained on another text than independent, seed 0" in line
+    assert "0-1-1__s0: trained with another corpus than independent, seed 0" in line
     assert contents(tmp_path / "c" / "runs" / "independent__s0") == before
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from agents.extra.paper import PaperAgent
 from envs.presets import PRESETS
 from tests.conftest import ROOT, Finished, Scripts
-from tests.experiments.runs import agent_parameters, contents, decisions, interrupted_after
+from tests.experiments.runs import agent_parameters, assert_same, contents, decisions, interrupted_after
 from tying.config import override
 from tying.tasks.causal_lm import CausalLM
 
@@ -64,25 +63,6 @@ def count(run: Path) -> int:
     """Return the number of whole lines in the record of a run that may still be training."""
     path = run / "decisions.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def assert_same(run: Path, reference: Path) -> None:
-    """Check that two finished runs are the same, bit by bit."""
-    found = decisions(run)
-    assert [line["decision"] for line in found] == list(range(len(found)))
-    assert found == decisions(reference)
-    for name in (
-        "final/model.safetensors",
-        "checkpoints/latest/model.safetensors",
-        "checkpoints/latest/optimizer.safetensors",
-    ):
-        assert (run / name).read_bytes() == (reference / name).read_bytes(), name
-    ours, theirs = agent_parameters(run), agent_parameters(reference)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    kept = {path.name for path in (reference / "checkpoints").iterdir()}
-    assert {path.name for path in (run / "checkpoints").iterdir()} == kept
-    assert not [path for path in run.rglob("*") if path.name.endswith(".tmp")]
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
