@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from rich.console import Console
@@ -402,10 +403,9 @@ if __name__ == "__main__":
 
 def _alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    return state != "Z"
 
 
 def _until(done: Callable[[], bool], pids: Sequence[int] = ()) -> None:
@@ -415,7 +415,6 @@ def _until(done: Callable[[], bool], pids: Sequence[int] = ()) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(_PARENT)
     paths = [tmp_path / "one", tmp_path / "two"]
