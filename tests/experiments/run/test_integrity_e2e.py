@@ -21,7 +21,7 @@ from experiments.run.directory import Line, RunDirectory
 from experiments.run.job import Job
 from experiments.run.load import load_run
 from experiments.run.recorder import Recorder
-from tests.conftest import Finished, words
+from tests.conftest import PATIENCE_S, Finished, words
 from tests.experiments.runs import SMALL, call_in, change, config_of, decisions, interrupted_after, read, weights
 from tying import files
 from tying.data import tokenizers
@@ -409,7 +409,7 @@ def _alive(pid: int) -> bool:
 
 
 def _until(done: Callable[[], bool], pids: Sequence[int] = ()) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not done():
         assert time.monotonic() < deadline, pids
         time.sleep(0.05)

@@ -14,7 +14,7 @@ import pytest
 
 from agents.extra.paper import PaperAgent
 from envs.presets import PRESETS
-from tests.conftest import ROOT, Finished, Scripts
+from tests.conftest import PATIENCE_S, ROOT, Finished, Scripts
 from tests.experiments.runs import agent_parameters, assert_same, contents, decisions, interrupted_after
 from tying.config import override
 from tying.tasks.causal_lm import CausalLM
@@ -67,7 +67,7 @@ def count(run: Path) -> int:
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     """Wait for something that a running process is about to do."""
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
