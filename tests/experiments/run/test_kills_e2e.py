@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT, words
 from tests.experiments.run.warm import CHANGES, OUTPUT
-from tests.experiments.runs import assert_same
+from tests.experiments.runs import assert_same, names
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")]
 
@@ -93,6 +93,7 @@ def survive(train: Train, whole: Path, folder: Path, *numbers: int, torn: bool =
             record = folder / "run" / "decisions.jsonl"
             record.write_bytes(record.read_bytes()[:-9])
     assert_same(folder / "run", whole / "run")
+    assert names(folder / "run" / "snapshots") == names(whole / "run" / "snapshots")
     shutil.rmtree(folder)
 
 

@@ -95,10 +95,11 @@ def test_reference_has_something_to_lose(reference: Path) -> None:
 def test_a_run_killed_at_random_points_ends_as_if_it_had_not_been(
     scripts: Scripts, start: Start, train: Train, reference: Path, tmp_path: Path
 ) -> None:
+    """From outside, in the middle of whatever it does; test_kills_e2e.py kills before every change of files."""
     generator = random.Random(0)
     run = tmp_path / "run"
     words = [*LONG, "--agent", "holding:Holding", "--out", "run"]
-    for point in sorted(generator.sample(range(1, NUM_DECISIONS - 12), 5)):
+    for point in sorted(generator.sample(range(1, NUM_DECISIONS - 12), 2)):
         target = min(max(point, count(run) + 1), 54)  # further than before, so that something is lost
         process = start(*words)
         wait_until(lambda target=target: count(run) >= target, process)  # type: ignore[misc]
