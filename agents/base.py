@@ -201,6 +201,10 @@ class Agent:
         """
         return None
 
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies the files that it was made from, as `Task.facts` does: pairs of a name and a digest."""
+        return {}
+
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return figures about an observation, such as Q-values or probabilities; must not draw random numbers."""
         return {}
@@ -242,7 +246,7 @@ class Agent:
             InputError: If there is none, it is damaged, or it does not fit the environment.
         """
         facts = read_agent(folder)
-        agent = cls(env, facts["seed"], **facts["hyperparameters"])
+        agent = cls._unlearned(env, facts["seed"], facts["hyperparameters"])
         agent.name = facts["agent"]
         if not agent.any_depth:
             for name, here in (("num_layers", agent.num_layers), ("action_space", str(env.action_space))):
@@ -253,6 +257,11 @@ class Agent:
         with _damage_named(Path(folder), "save the agent again"):
             agent.load_state(Path(folder))
         return agent
+
+    @classmethod
+    def _unlearned(cls, env: gymnasium.Env[Any, Any], seed: int, hyperparameters: Mapping[str, Any]) -> Self:
+        """Return an agent whose state is about to be loaded."""
+        return cls(env, seed, **hyperparameters)
 
     def snapshot(self, folder: Path) -> None:
         """Write the agent of a run in progress into an empty folder: what `save` writes, and the global generators."""

@@ -4,6 +4,7 @@ Double Q-learning: van Hasselt et al., AAAI 2016. Prioritised replay: Schaul et 
 et al. (Rainbow), AAAI 2018. `agents.q_learner` holds the networks.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -12,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from agents.base import Agent, Callback, Diagnostics, Explanation, Transition
-from tying.config import config, setting
+from tying.config import build, config, setting
 
 if TYPE_CHECKING:
     from agents.q_learner import QLearner
@@ -79,9 +80,23 @@ class DoubleDQNAgent(Agent):
         self.any_depth = self.config.network == "per_layer"
         self.num_actions = int(env.action_space.n)  # type: ignore[attr-defined]
         self.learner = QLearner(self.config, self.num_layers, self.num_actions, seed)
+        self._began_with: str | None = None
         if self.config.init_from is not None:
-            self.learner.begin_with(Path(self.config.init_from))
+            self._began_with = self.learner.begin_with(Path(self.config.init_from))
         self.planned = 0
+
+    @classmethod
+    def _unlearned(cls, env: gymnasium.Env[Any, Any], seed: int, hyperparameters: Mapping[str, Any]) -> Self:
+        """Return an agent whose state is about to be loaded; the policy that it once began with may be gone."""
+        agent = cls(env, seed, **{**hyperparameters, "init_from": None})
+        agent.config = build(cls.Config, dict(hyperparameters), "agent.")
+        return agent
+
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies the policy that it began with."""
+        if self._began_with is None:
+            return {}
+        return {"init_from": self.config.init_from, "init_from_sha256": self._began_with}
 
     def learn(
         self,

@@ -1,5 +1,6 @@
 """The learner of double DQN: networks, replay and updates. B transitions, A actions, D numbers of an observation."""
 
+import hashlib
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,13 +138,15 @@ class QLearner:
         return figures
 
     @isolated()
-    def begin_with(self, folder: Path) -> None:
-        """Take over the network that an agent saved.
+    def begin_with(self, folder: Path) -> str:
+        """Take over the network that an agent saved, and return the digest of its file.
 
         Raises:
             InputError: If it does not fit, or there is none.
         """
         where = f"agent.init_from = {str(folder)!r}"
+        if not folder.is_dir():
+            raise InputError(f"{where}: no such folder; the policy that the agent begins with has to be there")
         saved = read_agent(folder)["hyperparameters"]
         for name in ("network", "width"):
             if saved.get(name) != getattr(self.config, name):
@@ -158,6 +161,7 @@ class QLearner:
                 f"{where}: its network does not fit ({reason}); one of agent.network per_layer fits any number of layers"
             ) from error
         self.target.load_state_dict(self.network.state_dict())
+        return hashlib.sha256((folder / "state.pt").read_bytes()).hexdigest()
 
     @isolated()
     def save(self, folder: Path, planned: int) -> None:

@@ -10,12 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Read by the Hugging Face libraries when they are imported: no test may touch the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
+# After that a process hangs. Much more than any takes, since on a busy machine most of the time is others' [s].
+PATIENCE_S = 1_200
+# The same examples in every call, however long each takes.
+hypothesis.settings.register_profile(
+    "same", derandomize=True, database=None, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,7 +95,7 @@ class Scripts:
 
     def wait(self, process: subprocess.Popen) -> Finished:
         """Return how a started script ends."""
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE_S)
         return Finished(process.returncode, out, err)
 
 

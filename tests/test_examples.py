@@ -22,6 +22,7 @@ import agents
 import envs  # noqa: F401 (registers the ids)
 from agents import Agent
 from agents.base import masks_of
+from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -74,7 +75,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     write_files(page, tmp_path)
     given = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RUN, str(page)]
-    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     output = without_decimals(done.stdout).splitlines()
     assert [line for line in printed(page) if without_decimals(line) not in output] == []

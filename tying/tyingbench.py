@@ -301,6 +301,8 @@ def _require_whole(rows: Sequence[Row], num_different: int) -> None:
         )
     if max(budgets) != 1:
         raise InputError(f"a table has rows of the whole run (budget 1); these end at budget {max(budgets):g}")
+    if not any(row.block_params for row in rows):
+        raise InputError("a table without block parameters: block_params = 0 in every row")
 
 
 def _bell(num_layers: int) -> int:

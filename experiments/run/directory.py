@@ -7,7 +7,7 @@ runs/<preset>__<agent>__s<seed>__<date-time>/
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,19 @@ from filelock import FileLock, Timeout
 from experiments.run.provenance import made_by
 from tying import schema
 from tying.errors import InputError
-from tying.files import digest, read_json, remove, require_room, warn_once, write_json, write_link, write_text
+from tying.files import (
+    CHECKSUMS,
+    digest,
+    read_json,
+    remove,
+    require_checksums,
+    require_room,
+    warn_once,
+    write_checksums,
+    write_json,
+    write_link,
+    write_text,
+)
 from tying.training.record import StepRecord
 
 _CLOCKS = ("wall_s", "cpu_s", "decision_s")
@@ -164,6 +176,49 @@ class RunDirectory:
                 f"{self.config_file}: not the settings that the run began with; undo the change, or {begin_anew}"
             )
         return known
+
+    def require_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Check that what the run is trained on is what it began with.
+
+        Args:
+            inputs: Pairs of a name and a digest, such as "corpus" and "corpus_sha256".
+
+        Raises:
+            InputError: Naming what has changed.
+        """
+        known = self.read_versions()
+        for name in (key.removesuffix("_sha256") for key in inputs if key.endswith("_sha256")):
+            digests = inputs[f"{name}_sha256"], known.get(f"{name}_sha256", inputs[f"{name}_sha256"])
+            if digests[0] != digests[1]:
+                raise InputError(
+                    f"cannot resume {self.path}: {name} {inputs[name]} is no longer what it was at the run's beginning"
+                )
+
+    def write_assets(self, save: Callable[[Path], None]) -> None:
+        """Write what the model needs to be used, such as a tokenizer, with checksums.
+
+        Args:
+            save: Writes it into a folder (`Task.save_assets`).
+        """
+        temporary = self.path / ".assets.tmp"
+        remove(temporary)
+        temporary.mkdir()
+        save(temporary)
+        write_checksums(temporary)
+        for part in sorted(temporary.iterdir()):
+            if part.is_dir():
+                remove(self.path / part.name)
+            part.replace(self.path / part.name)
+        temporary.rmdir()
+
+    def require_assets(self) -> None:
+        """Check that what the model needs is as it was written.
+
+        Raises:
+            InputError: If a file of it is missing or has changed.
+        """
+        if (self.path / CHECKSUMS).is_file():
+            require_checksums(self.path, way_out="it belongs to the model and must stay as it is")
 
     def read_config(self) -> Path:
         """Return the path of config.json.

@@ -20,7 +20,7 @@ from experiments.run import snapshot
 from experiments.run.config import Config, dump, load_config
 from experiments.run.directory import Line, RunDirectory
 from experiments.run.display import Display
-from experiments.run.provenance import differences, made_by
+from experiments.run.provenance import differences, inputs, made_by
 from experiments.run.recorder import KEPT_CHECKPOINTS, Recorder
 from experiments.run.summary import write_final
 from experiments.run.tensorboard import TensorBoardLogger
@@ -79,7 +79,11 @@ class Job:
         config = load_config(directory.read_config(), trust)
         lines = _known_decisions(directory)
         start = directory.snapshot_before(len(lines))
-        job = cls(directory, config, (), lines, start, True, False, *_actors(config, directory, lines, start))
+        try:
+            actors = _actors(config, directory, lines, start)
+        except InputError as error:  # what it was made from may be gone
+            raise InputError([f"cannot resume {directory.path}: {line}" for line in error.lines]) from error
+        job = cls(directory, config, (), lines, start, True, False, *actors)
         if start:
             run = snapshot.digest(directory, start).hexdigest()
             snapshot.require(directory.snapshot_folder(start), run, job.agent)
@@ -140,13 +144,11 @@ class Job:
         self.env.reset(seed=self.config.run.seed)
         self.simulator.reset(self.config.run.seed)
         device = self.simulator.start().device
-        facts = {"device": str(device), "threads": torch.get_num_threads(), **self.simulator.task.facts()}
+        known_by = inputs(self.simulator.task, self.agent)
+        facts = {"device": str(device), "threads": torch.get_num_threads(), **known_by}
         if self.resumed:
             known = self.directory.read_versions()
-            if known["corpus_sha256"] != facts["corpus_sha256"]:
-                raise InputError(
-                    f"cannot resume {self.directory.path}: corpus {facts['corpus']} is no longer the text of its beginning"
-                )
+            self.directory.require_inputs(known_by)
             other = differences(known, {**made_by(), **facts})
             if other:
                 line = f"warning: the run may not end bit by bit as it would have: {other}"
@@ -159,7 +161,7 @@ class Job:
         self.directory.remove_after(len(self.lines))
         self.directory.keep_checkpoints(KEPT_CHECKPOINTS)
         self.directory.rewrite_decisions(self.lines)
-        self.simulator.task.save_assets(self.directory.path)
+        self.directory.write_assets(self.simulator.task.save_assets)
 
     def _introduce(self, console: Console) -> None:
         trainer = self.simulator.start()

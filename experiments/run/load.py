@@ -79,6 +79,7 @@ class Run:
     @functools.cached_property
     def model(self) -> torch.nn.Module:
         """The trained model on the CPU, tied as it was; of an unfinished run, that of the newest checkpoint."""
+        self.directory.require_assets()
         folder, pointers = self._weights()
         model = self.task.load_model(self.path)
         binding = self.training_config.binding
@@ -103,6 +104,7 @@ class Run:
         generate = getattr(self.task, "generate", None)
         if generate is None:
             raise InputError(f"{self.path}: the model of task {self.training_config.task.name!r} does not continue text")
+        self.directory.require_assets()
         tokenizer = tokenizers.load(self.path / TOKENIZER_FILE)
         tokens = torch.tensor([list(tokenizers.encode(tokenizer, prompt))], device=device)
         if not tokens.numel():

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tying.tasks.base import Task
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib", "tokenizers", "transformers", "safetensors")
 
@@ -28,6 +31,12 @@ def made_by() -> dict[str, Any]:
         "git": _git_revision(),
         "packages": packages,
     }
+
+
+def inputs(task: "Task", agent: Any) -> dict[str, Any]:
+    """Return what identifies the files that a run is made from: pairs of a name and a digest, see `Task.facts`."""
+    # Another person's agent may have no such method.
+    return {**task.facts(), **getattr(agent, "facts", dict)()}
 
 
 def differences(known: Mapping[str, Any], here: Mapping[str, Any]) -> str:

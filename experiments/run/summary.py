@@ -6,6 +6,7 @@ from typing import Any
 from experiments.run import pointer_map
 from experiments.run.config import Config
 from experiments.run.directory import RunDirectory
+from experiments.run.provenance import inputs
 from experiments.run.recorder import Recorder
 from tying.config import flat
 from tying.files import replacing, write_checksums
@@ -56,5 +57,5 @@ def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:
         "train_s": sum(record.train_s for record in records),
         "decision_s": sum(line.decision_s for line in recorder.lines),
         "evaluate_s": sum(record.evaluate_s for record in records),
-        **trainer.task.facts(),
+        **inputs(trainer.task, recorder.agent),
     }

@@ -189,7 +189,7 @@ def run_all(specs: Sequence[RunSpec], config: WorkerConfig, console: Console) ->
     """Train the runs that are not finished, and return a line for each that failed.
 
     Raises:
-        InputError: If finished runs of one corpus were made from different texts.
+        InputError: If finished runs of one corpus were made from different texts, or of one tokenizer file from others.
     """
     unfinished = [spec for spec in specs if not spec.directory.finished]
     if len(unfinished) < len(specs):
@@ -202,20 +202,21 @@ def run_all(specs: Sequence[RunSpec], config: WorkerConfig, console: Console) ->
             line = _line(result)
             failures += [f"{titles[result.folder]}: {result.failure}"] if result.failure is not None else []
             console.print(f"{countdown.advance()}  {titles[result.folder]}: {line}", soft_wrap=True)
-    _require_one_text(specs)
+    _require_same_inputs(specs)
     return failures
 
 
-def _require_one_text(specs: Sequence[RunSpec]) -> None:
-    """Check that runs with the same data settings were trained on the same text."""
+def _require_same_inputs(specs: Sequence[RunSpec]) -> None:
+    """Check that runs with the same data settings were trained on the same text, tokens and other inputs."""
     seen: dict[Any, tuple[str, str]] = {}
-    for spec in specs:
-        if spec.directory.finished:
-            digest = str(spec.directory.read_summary().get("corpus_sha256"))
-            known, title = seen.setdefault(spec.config.data, (digest, spec.title))
+    for spec in (spec for spec in specs if spec.directory.finished):
+        summary = spec.directory.read_summary()
+        for name in (key.removesuffix("_sha256") for key in summary if key.endswith("_sha256")):
+            digest = summary[f"{name}_sha256"]
+            known, title = seen.setdefault((spec.config.data, name, summary.get(name)), (digest, spec.title))
             if known != digest:
                 raise InputError(
-                    f"{spec.directory.path}: trained on another text than {title} (the corpus has changed in between): "
+                    f"{spec.directory.path}: trained with another {name} than {title} (it has changed in between): "
                     "name a new folder with --out"
                 )
 

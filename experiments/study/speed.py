@@ -11,9 +11,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import agents
 from envs.presets import PRESETS
 from experiments.run.config import resolve
 from experiments.run.console import make_console
@@ -61,6 +63,7 @@ def sections(repeats: int, iterations: int, job_iterations: int) -> dict[str, Ca
         "compiled blocks": lambda: _recompilation(task),
         "memory of training": lambda: _memory(task),
         "share of time that is not training": lambda: _overhead(job_iterations),
+        "decisions of surrogate": _decisions,
     }
 
 
@@ -191,6 +194,24 @@ def _memory(task: Any) -> Iterator[Figure]:
         share = training_bytes(made.model.parameters(), made.optimizer) / (16 * made.trainable_params)
         name = f"{pattern}: bytes of parameters, gradients, moments / 16 x live parameters"
         yield Figure(name, share, "{:.3f}", "1", share == 1)
+
+
+def _decisions(before: int = 1_000, timed: int = 63) -> Iterator[Figure]:
+    """Take many decisions in one run with the agent that works most for each; every 21 it chooses its process again."""
+    for num_layers in (6, 48):
+        sizes = {"num_layers": num_layers, "num_decisions": before + timed}
+        env = agents.make_env("surrogate", env_id="tying/FormulaTying-v0", best="sandwich", **sizes)
+        ms = 1000 * _seconds_each(agents.make("surrogate", env, explore=1.0), before, timed)
+        name = f"processor time of each after {before:,} in one run, ms, {num_layers} layers"
+        yield Figure(name, ms, "{:.1f}", "< 20", ms < 20)
+
+
+def _seconds_each(agent: Any, before: int, timed: int) -> float:
+    """Return the processor time of one decision on one thread, the mean of some that follow others in one run."""
+    ends: list[float] = []
+    with threadpool_limits(1):  # several would wait for each other, which counts
+        agent.learn(decisions=before + timed, callback=lambda _: ends.append(time.process_time()))
+    return (ends[-1] - ends[before - 1]) / timed
 
 
 def _overhead(iterations: int) -> Iterator[Figure]:

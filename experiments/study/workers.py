@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import joblib
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -62,13 +63,26 @@ def _watched(parent: int, function: Callable[[T], R], item: T) -> R:
 
 @functools.cache
 def _end_with(parent: int) -> None:
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_S)
-        os._exit(1)
-
     if os.getpid() != parent:  # one job alone is done in the parent itself
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    try:
+        process = psutil.Process(parent)
+        while _is_running(process):
+            time.sleep(_WATCH_S)
+    except psutil.NoSuchProcess:
+        pass
+    os._exit(1)
+
+
+def _is_running(process: psutil.Process) -> bool:
+    """Return whether a process runs: neither ended, nor waiting to be noted as ended, nor another one of its number."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.AccessDenied:  # by a system that hides processes: better an orphan than a study that ends itself
+        return True
 
 
 def _over_ray(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:

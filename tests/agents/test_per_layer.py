@@ -111,11 +111,13 @@ def test_what_cannot_be_begun_with_is_said_in_one_line(tmp_path: Path) -> None:
     env = make_env(4, "sandwich")
     agents.make("double_dqn", env).save(tmp_path / "flat")
     agents.make("double_dqn", env, network="per_layer", width=8).save(tmp_path / "narrow")
+    (tmp_path / "empty").mkdir()
     cases = {
         ("flat", "per_layer", 6): "its network is 'flat', here agent.network is 'per_layer'",
         ("narrow", "per_layer", 6): "its width is 8, here agent.width is 64",
         ("flat", "flat", 6): "its network does not fit",
-        ("nowhere", "flat", 4): "nowhere: no saved agent",
+        ("empty", "flat", 4): "empty: no saved agent",
+        ("nowhere", "flat", 4): "nowhere': no such folder",
     }
     for (folder, kind, num_layers), refusal in cases.items():
         with pytest.raises(InputError, match=refusal) as caught:

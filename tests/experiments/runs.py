@@ -120,3 +120,33 @@ def weights(run: Path) -> bytes:
 def contents(folder: Path) -> dict[Path, bytes | None]:
     """Return every path below a folder, and what is in the files."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    """Check that two finished runs are the same, bit by bit, but for the seconds that they took."""
+    found = decisions(run)
+    assert [line["decision"] for line in found] == list(range(len(found)))
+    assert found == decisions(reference)
+    for name in (
+        "final/model.safetensors",
+        "checkpoints/latest/model.safetensors",
+        "checkpoints/latest/optimizer.safetensors",
+    ):
+        assert (run / name).read_bytes() == (reference / name).read_bytes(), name
+    assert summary(run) == summary(reference)
+    ours, theirs = agent_parameters(run), agent_parameters(reference)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert names(run / "checkpoints") == names(reference / "checkpoints")
+    assert not [path for path in run.rglob("*") if path.name.endswith(".tmp")]
+
+
+def names(folder: Path) -> set[str]:
+    """Return the names of what is in a folder, which need not be there."""
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """Return a finished run's summary without seconds and without the names of its text and agent."""
+    values = read(run / "final" / "summary.json")
+    return {key: value for key, value in values.items() if not key.endswith("_s") and key not in ("corpus", "agent")}

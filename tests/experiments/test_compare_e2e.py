@@ -27,7 +27,7 @@ from experiments.run.directory import RunDirectory
 from experiments.study import plots
 from experiments.study.report import print_table
 from experiments.study.results import Run, run_table, variant_table
-from tests.conftest import ROOT, Finished, words
+from tests.conftest import PATIENCE_S, ROOT, Finished, words
 from tests.experiments.runs import SMALL, call_in, change, contents, read, weights
 
 pytestmark = pytest.mark.e2e
@@ -303,7 +303,7 @@ def test_a_comparison_that_is_killed_is_resumed_to_the_same_results(
     (tmp_path / "hold").touch()
     process = subprocess.Popen(command, cwd=tmp_path, env=given, stdout=quiet, stderr=quiet, start_new_session=True)
     records = [tmp_path / "c" / "runs" / f"holding-Mine__s{seed}" / "decisions.jsonl" for seed in (4, 5)]
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE_S
     while not all(record.exists() and record.read_bytes().count(b"\n") == 3 for record in records):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -311,7 +311,7 @@ def test_a_comparison_that_is_killed_is_resumed_to_the_same_results(
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     for record in records:
-        FileLock(record.with_name(".lock"), timeout=240).acquire().lock.release()  # its process is gone
+        FileLock(record.with_name(".lock"), timeout=PATIENCE_S).acquire().lock.release()  # its process is gone
     assert not (tmp_path / "c" / "report.html").exists()
     assert len(list((tmp_path / "c" / "runs").glob("*/final/summary.json"))) == 2
 
@@ -427,7 +427,7 @@ def test_a_text_that_has_changed_in_between_is_refused(comparison: Path, call: C
     finished = call("compare", *ONE, "--agents", "independent", "0 1 1", *arguments)
     assert finished.status == 2
     (line,) = finished.err.splitlines()
-    assert "0-1-1__s0: trained on another text than independent, seed 0" in line
+    assert "0-1-1__s0: trained with another corpus than independent, seed 0" in line
     assert contents(tmp_path / "c" / "runs" / "independent__s0") == before
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import PATIENCE_S
 from tying import files
 from tying.errors import InputError
 from tying.files import read_json, replacing, write_json, write_link, write_text
@@ -157,7 +158,7 @@ def test_two_threads_write_one_file(tmp_path: Path) -> None:
         with replacing(tmp_path / "a") as temporary:
             names.append(temporary)
             temporary.write_text(text)
-            both_are_in.wait(60)
+            both_are_in.wait(PATIENCE_S)
 
     threads = [threading.Thread(target=write, args=[text]) for text in ("one", "two")]
     for thread in threads:

@@ -237,8 +237,19 @@ def test_what_is_not_in_the_table_is_refused(ask: Callable[[TyingBench], object]
         ([*ROWS[:-1], replace(ROWS[-1], pointers=Pointers((0, 1)))], ""),
         ([*ROWS[:-1], replace(ROWS[-1], pointers=Pointers((0, 1, 2, 3)))], ""),
         ([*ROWS[:-1], replace(ROWS[-1], seed=3)], "4 seeds"),
+        ([replace(row, block_params=0) for row in ROWS], "a table without block parameters"),
     ],
-    ids=["empty", "missing", "doubled", "doubled for another", "a pattern", "fewer layers", "more layers", "another seed"],
+    ids=[
+        "empty",
+        "missing",
+        "doubled",
+        "doubled for another",
+        "a pattern",
+        "fewer layers",
+        "more layers",
+        "another seed",
+        "no parameters",
+    ],
 )
 def test_a_table_that_is_not_whole_is_refused(rows: list[Row], part: str) -> None:
     assert part in refused(lambda: TyingBench(rows))

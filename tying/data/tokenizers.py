@@ -16,6 +16,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tying.errors import InputError
+from tying.files import digest
 
 KINDS = ("char", "byte", "bpe")
 # Chunks are encoded in parallel, and a trained BPE never merges across a line's end anyway.
@@ -70,6 +71,13 @@ def load(path: Path) -> Tokenizer:
 def vocab_size(tokenizer: Tokenizer) -> int:
     """Return the number of rows that an embedding needs: the largest token id + 1, also where ids have holes."""
     return int(max(tokenizer.get_vocab().values(), default=-1)) + 1
+
+
+def sha256(tokenizer: Tokenizer) -> str:
+    """Return the digest of what a tokenizer does, the same for all files of it."""
+    # Whole texts are encoded without the two, which `encode_chunks` takes out.
+    form = {name: part for name, part in json.loads(tokenizer.to_str()).items() if name not in ("truncation", "padding")}
+    return digest(form)
 
 
 def unknown_token(tokenizer: Tokenizer) -> int | None:

@@ -20,8 +20,9 @@ from tying.binding import bindings_of
 from tying.data import labelled
 from tying.data.corpora import DataConfig
 from tying.data.labelled import LabelledTexts
-from tying.data.tokenizers import vocab_size
+from tying.data.tokenizers import sha256, vocab_size
 from tying.errors import InputError
+from tying.files import digest
 from tying.hf import pretrained, saving
 from tying.hf.bind import entry
 from tying.hf.config import OWN_TOKENIZER, HFConfig, HFTaskConfig, vocabulary
@@ -129,6 +130,16 @@ class Pretrained(Task):
     def settings(self) -> dict[str, Any]:
         """Return what the data change in the model's configuration."""
         return {}
+
+    def facts(self) -> dict[str, Any]:
+        """See Task.facts; the pretrained model's configuration is an input too."""
+        return {**super().facts(), **self._own_facts()}  # type: ignore[safe-super]
+
+    def _own_facts(self) -> dict[str, Any]:
+        shape = self._configuration().to_dict()
+        for name in ("_name_or_path", "transformers_version"):
+            shape.pop(name, None)
+        return {"pretrained": self._name, "pretrained_sha256": digest(shape)}
 
     def build_model(self, seed: int | None) -> nn.Module:
         """See Task.build_model."""
@@ -364,7 +375,9 @@ class PretrainedClassification(Pretrained):
 
     def facts(self) -> dict[str, Any]:
         """See Task.facts."""
-        return {"corpus": self.data.name, "corpus_sha256": self.data.sha256}
+        tokenizer = sha256(self.tokenizer.backend_tokenizer)
+        data = {"corpus": self.data.name, "corpus_sha256": self.data.sha256}
+        return {**data, "tokenizer": self._tokenizer_source, "tokenizer_sha256": tokenizer, **self._own_facts()}
 
 
 def _label_logits(model: nn.Module, batch: Batch) -> Tensor:

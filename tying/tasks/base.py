@@ -117,7 +117,10 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return what identifies the data, JSON-ready: `corpus`, its name, and `corpus_sha256`, its digest."""
+        """Return what identifies the data and other inputs, JSON-ready: pairs of a name and a digest.
+
+        They are `corpus` and `corpus_sha256`, and others of the same form, such as `tokenizer` and `tokenizer_sha256`.
+        """
 
     def save_assets(self, folder: Path) -> None:  # noqa: B027 (a task may have none)
         """Write to a run's folder what its model needs to be used, such as a tokenizer."""

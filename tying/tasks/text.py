@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from tying.data import tokenizers
 from tying.data.tokens import TokenData, prepare
 from tying.files import replacing
 from tying.tasks.base import Batch, Task
@@ -45,7 +46,12 @@ class TextTask(Task):
 
     def facts(self) -> dict[str, Any]:
         """See Task.facts."""
-        return {"corpus": self.data.name, "corpus_sha256": self.data.corpus_sha256}
+        return {
+            "corpus": self.data.name,
+            "corpus_sha256": self.data.corpus_sha256,
+            "tokenizer": self.data_config.tokenizer,
+            "tokenizer_sha256": tokenizers.sha256(self.data.tokenizer),
+        }
 
     def save_assets(self, folder: Path) -> None:
         """Write the tokenizer."""

@@ -236,6 +236,20 @@ def test_newest_checkpoints_are_kept_and_latest_names_the_last(run: RunDirectory
     assert run.latest_checkpoint() == (10, run.checkpoint_folder(10))
 
 
+def test_folders_of_a_persons_own_are_no_checkpoints(run: RunDirectory) -> None:
+    own = ["12", "9backup", "000012.bak", "0000012"]
+    for name in own:
+        (run.checkpoints / name).mkdir(parents=True)
+    for decisions in (3, 6, 9):
+        add_checkpoint(run, decisions)
+        run.keep_checkpoints(2)
+    run.remove_after(6)
+    run.keep_checkpoints(2)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == sorted([*own, "000006", "latest"])
+    assert (run.checkpoints / "latest").resolve() == run.checkpoint_folder(6)
+    assert run.latest_checkpoint() == (6, run.checkpoint_folder(6))
+
+
 def test_snapshots_that_lead_to_the_kept_checkpoints_are_kept(run: RunDirectory) -> None:
     for decisions in (4, 8, 12, 16):
         run.snapshot_folder(decisions).mkdir(parents=True)

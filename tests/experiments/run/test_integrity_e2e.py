@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from rich.console import Console
 
 from experiments.run import job
@@ -19,9 +21,10 @@ from experiments.run.directory import Line, RunDirectory
 from experiments.run.job import Job
 from experiments.run.load import load_run
 from experiments.run.recorder import Recorder
-from tests.conftest import Finished
+from tests.conftest import PATIENCE_S, Finished, words
 from tests.experiments.runs import SMALL, call_in, change, config_of, decisions, interrupted_after, read, weights
 from tying import files
+from tying.data import tokenizers
 from tying.errors import InputError
 
 pytestmark = pytest.mark.e2e
@@ -122,6 +125,99 @@ def test_a_flipped_bit_of_a_final_agent_is_refused(finished: Path) -> None:
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(InputError, match=r"agent\.json: damaged"):
         load_run(finished).agent  # noqa: B018
+
+
+# Files that a run was made from, and that its model needs.
+
+
+def other_letters(path: Path) -> None:
+    """Let two tokens of a tokenizer.json change places: the same size, the same vocabulary."""
+    text = path.read_text(encoding="utf-8")
+    form = json.loads(text)
+    vocabulary = form["model"]["vocab"]
+    vocabulary["a"], vocabulary["e"] = vocabulary["e"], vocabulary["a"]
+    path.write_text(json.dumps(form, indent=2, ensure_ascii=False), encoding="utf-8")
+    assert len(path.read_text(encoding="utf-8")) == len(text)
+
+
+def own_tokenizer(path: Path) -> Path:
+    tokenizers.make("char", 0, [], [words(6_000)]).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("stopped_after", [1, 7])
+def test_a_tokenizer_of_the_same_size_that_has_changed_is_refused(
+    train: Train, text_file: Path, tmp_path: Path, stopped_after: int
+) -> None:
+    tokenizer = own_tokenizer(tmp_path / "own.json")
+    flags = ["--data.path", text_file, "--data.tokenizer", tokenizer, "--out", "o"]
+    with interrupted_after(stopped_after):
+        assert train(*SMALL, "--agent", "random", *flags).status == 130
+    before = tokenizer.read_bytes()
+    other_letters(tokenizer)
+    assert told(train, Path("o")) == (
+        f"error: cannot resume o: tokenizer {tokenizer} is no longer what it was at the run's beginning"
+    )
+    form = json.loads(before)
+    form["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    tokenizer.write_text(json.dumps(form))  # another file of the same tokenizer
+    assert train("--resume", "o").status == 0
+
+
+def test_a_tokenizer_that_is_gone_is_named(train: Train, text_file: Path, tmp_path: Path) -> None:
+    tokenizer = own_tokenizer(tmp_path / "own.json")
+    with interrupted_after(3):
+        flags = ["--data.path", text_file, "--data.tokenizer", tokenizer, "--out", "o"]
+        assert train(*SMALL, "--agent", "random", *flags).status == 130
+    tokenizer.unlink()
+    assert f"data.tokenizer = '{tokenizer}': no such file" in told(train, Path("o"))
+
+
+def test_a_finished_run_with_the_tokenizer_of_another_is_not_used(finished: Path) -> None:
+    assert load_run(finished).sample("a", 3)
+    other_letters(finished / "tokenizer.json")
+    for use in (lambda run: run.sample("a", 3), lambda run: run.model):
+        with pytest.raises(InputError, match=r"tokenizer\.json: damaged .*it belongs to the model and must stay as it is"):
+            use(load_run(finished))
+    (finished / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"tokenizer\.json: missing"):
+        load_run(finished).sample("a", 3)
+
+
+@pytest.fixture
+def begun_with(train: Train, tmp_path: Path) -> Path:
+    """An interrupted run whose policy began as a saved one, in the folder `policy` beside it."""
+    double_dqn = [*SMALL, "--agent", "double_dqn"]
+    assert train(*double_dqn, "--out", "first").status == 0
+    shutil.copytree(tmp_path / "first" / "final" / "agent", tmp_path / "policy")
+    assert train(*double_dqn, "--agent.init-from", "policy", "--out", "whole").status == 0
+    with interrupted_after(7):
+        assert train(*double_dqn, "--agent.init-from", "policy", "--out", "o").status == 130
+    return tmp_path / "policy"
+
+
+def test_a_policy_that_a_run_began_with_has_to_be_there_and_the_same(train: Train, begun_with: Path) -> None:
+    begun_with.rename("elsewhere")
+    line = "error: cannot resume o: agent.init_from = 'policy': no such folder; "
+    assert told(train, Path("o")) == line + "the policy that the agent begins with has to be there"
+    shutil.copytree("whole/final/agent", begun_with)
+    assert told(train, Path("o")) == (
+        "error: cannot resume o: init_from policy is no longer what it was at the run's beginning"
+    )
+    shutil.rmtree(begun_with)
+    Path("elsewhere").rename(begun_with)
+    assert train("--resume", "o").status == 0
+    assert decisions(Path("o")) == decisions(Path("whole"))
+
+
+def test_an_agent_is_loaded_without_the_policy_that_it_began_with(begun_with: Path) -> None:
+    made: list[Any] = [load_run("whole").agent]
+    shutil.rmtree(begun_with)
+    made.append(load_run("whole").agent)
+    known, alone = (agent.learner.network.state_dict() for agent in made)
+    assert all(torch.equal(known[name], alone[name]) for name in known)
+    assert made[1].config.init_from == "policy"
+    assert made[1].epsilon == made[1].config.exploration_final_eps
 
 
 # Settings and versions.
@@ -307,20 +403,18 @@ if __name__ == "__main__":
 
 def _alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    return state != "Z"
 
 
 def _until(done: Callable[[], bool], pids: Sequence[int] = ()) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not done():
         assert time.monotonic() < deadline, pids
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(_PARENT)
     paths = [tmp_path / "one", tmp_path / "two"]

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from agents.extra.paper import PaperAgent
 from envs.presets import PRESETS
-from tests.conftest import ROOT, Finished, Scripts
-from tests.experiments.runs import agent_parameters, contents, decisions, interrupted_after
+from tests.conftest import PATIENCE_S, ROOT, Finished, Scripts
+from tests.experiments.runs import agent_parameters, assert_same, contents, decisions, interrupted_after
 from tying.config import override
 from tying.tasks.causal_lm import CausalLM
 
@@ -66,28 +65,9 @@ def count(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def assert_same(run: Path, reference: Path) -> None:
-    """Check that two finished runs are the same, bit by bit."""
-    found = decisions(run)
-    assert [line["decision"] for line in found] == list(range(len(found)))
-    assert found == decisions(reference)
-    for name in (
-        "final/model.safetensors",
-        "checkpoints/latest/model.safetensors",
-        "checkpoints/latest/optimizer.safetensors",
-    ):
-        assert (run / name).read_bytes() == (reference / name).read_bytes(), name
-    ours, theirs = agent_parameters(run), agent_parameters(reference)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    kept = {path.name for path in (reference / "checkpoints").iterdir()}
-    assert {path.name for path in (run / "checkpoints").iterdir()} == kept
-    assert not [path for path in run.rglob("*") if path.name.endswith(".tmp")]
-
-
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     """Wait for something that a running process is about to do."""
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -115,10 +95,11 @@ def test_reference_has_something_to_lose(reference: Path) -> None:
 def test_a_run_killed_at_random_points_ends_as_if_it_had_not_been(
     scripts: Scripts, start: Start, train: Train, reference: Path, tmp_path: Path
 ) -> None:
+    """From outside, in the middle of whatever it does; test_kills_e2e.py kills before every change of files."""
     generator = random.Random(0)
     run = tmp_path / "run"
     words = [*LONG, "--agent", "holding:Holding", "--out", "run"]
-    for point in sorted(generator.sample(range(1, NUM_DECISIONS - 12), 5)):
+    for point in sorted(generator.sample(range(1, NUM_DECISIONS - 12), 2)):
         target = min(max(point, count(run) + 1), 54)  # further than before, so that something is lost
         process = start(*words)
         wait_until(lambda target=target: count(run) >= target, process)  # type: ignore[misc]

@@ -144,7 +144,7 @@ def test_a_corpus_that_has_changed_is_refused(train: Train, stopped: Path, run: 
     text = corpus.read_text(encoding="utf-8")
     corpus.write_text(words(4_000, seed=1), encoding="utf-8")
     try:
-        assert "no longer the text" in refused(train, run)
+        assert "corpus.txt is no longer what it was at the run's beginning" in refused(train, run)
     finally:
         corpus.write_text(text, encoding="utf-8")
 

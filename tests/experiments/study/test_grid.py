@@ -203,6 +203,18 @@ def test_every_run_that_is_not_finished_is_trained_and_told(tmp_path: Path, monk
     assert lines[0].startswith("1/5, ") and lines[0].endswith("random, seed 0: FAILED: no time")
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "pretrained", "init_from"])
+def test_inputs_of_one_name_must_be_the_same(tmp_path: Path, name: str) -> None:
+    specs = grid.plan(tmp_path, [variant("random"), variant("independent")], [0])
+    for number, spec in enumerate(specs):
+        write_summary(spec.directory.path, **{name: str(number), f"{name}_sha256": str(number)})
+    assert grid.run_all(specs, WorkerConfig(jobs=1), Console(file=StringIO())) == []
+    for number, spec in enumerate(specs):
+        write_summary(spec.directory.path, **{name: "one", f"{name}_sha256": str(number)})
+    with pytest.raises(InputError, match=f"{specs[1].directory.path}: trained with another {name} than random, seed 0"):
+        grid.run_all(specs, WorkerConfig(jobs=1), Console(file=StringIO()))
+
+
 def test_runs_of_one_corpus_must_be_of_one_text(tmp_path: Path) -> None:
     specs = grid.plan(tmp_path, [variant("random"), variant("independent --data.max-chars 9")], [0, 1])
     texts = {spec.directory.path: "abba"[number] for number, spec in enumerate(specs)}
@@ -211,7 +223,7 @@ def test_runs_of_one_corpus_must_be_of_one_text(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         grid.run_all(specs, WorkerConfig(jobs=1), Console(file=StringIO()))
     (line,) = caught.value.lines
-    assert line.startswith(f"{specs[2].directory.path}: trained on another text than random, seed 0")
+    assert line.startswith(f"{specs[2].directory.path}: trained with another corpus than random, seed 0")
     for spec in specs:
         summary = spec.directory.read_summary()
         write_json(spec.directory.final / "summary.json", {**summary, "corpus_sha256": spec.label[0]})

@@ -1,6 +1,8 @@
 """The figures of `bench`: which there are, how they are judged, and those that no clock decides."""
 
+import itertools
 import json
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,19 @@ def test_a_tie_allocates_nothing_and_an_untie_its_copy() -> None:
     assert figures["bytes allocated by a tie"].value == 0
     assert figures["bytes allocated by an untie / bytes of the copy"].value == 1
     assert figures["bytes allocated by a tie"].reached and figures["a tie, ms"].value > 0
+
+
+def test_decisions_are_timed_after_many_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decisions themselves are the agent's; a clock that counts says which of them are timed."""
+    ticks = itertools.count()
+    monkeypatch.setattr(speed, "time", types.SimpleNamespace(process_time=lambda: next(ticks) ** 2 / 1000))
+    few, many = speed._decisions(before=4, timed=3)
+    assert (few.name, many.name) == tuple(
+        f"processor time of each after 4 in one run, ms, {layers} layers" for layers in (6, 48)
+    )
+    assert few.value == pytest.approx((6**2 - 3**2) / 3)  # from the end of the fourth to that of the seventh
+    assert many.value == pytest.approx((13**2 - 10**2) / 3)
+    assert few.reached and not many.reached
 
 
 def test_the_shipped_figures_are_of_the_sections_that_there_are() -> None:

@@ -2,12 +2,14 @@
 
 import math
 import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
 from io import StringIO
 from typing import Any
 
+import psutil
 import pytest
 from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
@@ -87,6 +89,69 @@ def test_processes_do_every_item_once_with_one_thread_each(monkeypatch: pytest.M
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert list(workers.run_all(os.getenv, ["OMP_NUM_THREADS"] * 3, WorkerConfig(jobs=2))) == ["1"] * 3
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+class Parent:
+    """A process as psutil shows it, on any system."""
+
+    def __init__(self, running: list[bool | Exception], status: str | Exception = "running") -> None:
+        self.running = running
+        self.state = status
+
+    def is_running(self) -> bool:
+        return bool(self._answer(self.running.pop(0)))
+
+    def status(self) -> str:
+        return str(self._answer(self.state))
+
+    @staticmethod
+    def _answer(answer: object) -> object:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("parent", "looks"),
+    [
+        (Parent([True, True, False]), 3),  # ended, or its number is another's
+        (Parent([True], status=psutil.STATUS_ZOMBIE), 1),  # ended, and nobody has noted it
+        (Parent([True], status=psutil.NoSuchProcess(7)), 1),  # ended between the two questions
+        (Parent([True, True, False], status=psutil.AccessDenied(7)), 3),
+        (Parent([psutil.AccessDenied(7), True, False]), 3),
+        (psutil.NoSuchProcess(7), 0),  # ended before its worker began
+    ],
+)
+def test_a_worker_ends_when_its_parent_no_longer_runs(
+    monkeypatch: pytest.MonkeyPatch, parent: Parent | Exception, looks: int
+) -> None:
+    """On all systems: os.getppid, for one, goes on naming a parent that has ended on Windows."""
+
+    def process(number: int) -> Parent:
+        assert number == 7
+        return Parent._answer(parent)  # type: ignore[return-value]
+
+    waits: list[float] = []
+    monkeypatch.setattr(psutil, "Process", process)
+    monkeypatch.setattr(workers, "time", types.SimpleNamespace(sleep=waits.append))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="1"):
+        patch.setattr(os, "_exit", sys.exit)
+        workers._watch(7)
+    assert len(waits) == max(0, looks - 1)
+    assert isinstance(parent, Exception) or not parent.running
+
+
+def test_a_process_is_seen_running_and_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = psutil.Process(child.pid)
+    assert workers._is_running(process)
+    assert child.stdin is not None
+    child.stdin.close()
+    if hasattr(os, "waitid"):
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays in the list
+        assert not workers._is_running(process)
+    child.wait()
+    assert not workers._is_running(process)
 
 
 def test_ray_does_a_few_at_a_time_and_yields_each_as_it_ends(ray: Ray) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from tests.conftest import PATIENCE_S
 from tying import files
 from tying.data import cache, corpora, tokenizers
 from tying.data.corpora import SPLITS, DataConfig
@@ -301,7 +302,7 @@ def test_two_at_once_write_one_entry(text_file: Path, own_cache: Path, monkeypat
     both, make, results = threading.Barrier(2), tokenizers.make, []
 
     def together(*arguments: Any) -> Tokenizer:
-        both.wait(60)
+        both.wait(PATIENCE_S)
         return make(*arguments)
 
     monkeypatch.setattr(tokenizers, "make", together)

@@ -14,6 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from tests.conftest import PATIENCE_S
 from tying.data import tokenizers
 from tying.errors import InputError
 
@@ -317,7 +318,7 @@ class Endless:
     def train_from_iterator(self, lines: Iterator[str], trainer: Any) -> None:
         next(lines)
         _thread.interrupt_main()
-        self.done.wait(200)
+        self.done.wait(PATIENCE_S)
         self.rest = list(lines)
 
 

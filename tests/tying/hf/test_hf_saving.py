@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import tying.hf
+from tests.conftest import PATIENCE_S
 from tying import InputError, LayerBinding
 
 # Loads every folder that is named on its command line, in every way that people have, without this library.
@@ -120,7 +121,7 @@ def test_loading_without_this_library_is_an_error_in_every_family(tmp_path: Path
     given = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PLAIN]
     done = subprocess.run(
-        command, input="\n".join(lines), cwd=tmp_path, env=given, capture_output=True, text=True, timeout=240
+        command, input="\n".join(lines), cwd=tmp_path, env=given, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 

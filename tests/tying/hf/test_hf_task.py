@@ -1,6 +1,7 @@
 """The task `hf`: pretrained models under our trainer, by each of its heads."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from rows import write_labelled
 
 import tying.hf
 from tests.conftest import words
+from tests.experiments.runs import change
 from tying import InputError, Trainer
 from tying.data.corpora import DataConfig
 from tying.hf.config import HFConfig, HFTaskConfig
@@ -135,6 +137,23 @@ def test_a_saved_folder_gives_the_shape_without_the_pretrained_model(root: Path,
         model = elsewhere.load_model(tmp_path / family / head)
         shapes = [{name: p.shape for name, p in m.named_parameters()} for m in (model, task.build_model(0))]
         assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(("family", "head"), ALL)
+def test_facts_tell_another_model_or_tokenizer_of_the_same_name(root: Path, tmp_path: Path, family: str, head: str) -> None:
+    def facts() -> dict[str, Any]:
+        return task_of(tmp_path, family, head).facts()
+
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    before = facts()
+    assert before == facts()
+    digests = {name for name in before if name.endswith("_sha256")}
+    assert digests == {"corpus_sha256", "tokenizer_sha256", "pretrained_sha256"}
+    change(tmp_path / family / "config.json", [], transformers_version="4.0", initializer_range=0.5)
+    assert {name for name in digests if facts()[name] != before[name]} == {"pretrained_sha256"}
+    path = tmp_path / family / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"a": ', '"? ": ').replace('"e": ', '"a": '), encoding="utf-8")
+    assert {name for name in digests if facts()[name] != before[name]} == {"pretrained_sha256", "tokenizer_sha256"}
 
 
 def test_causal_loss_is_the_models_own(root: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModel
 
 import tying.hf
+from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "examples" / "tie_minilm.py"
@@ -27,7 +28,7 @@ pytestmark = [
 def test_the_example_ties_heals_saves_and_loads_a_pretrained_encoder(tmp_path: Path) -> None:
     given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(EXAMPLE), "--steps", "8", "--out", "tied", "--patterns", "0 1 2 3 4 4"]
-    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     head, row, last = done.stdout.splitlines()
     assert head.split() == ["pattern", "layers", "parameters", "MB", "saved", "tied", "healed"]
