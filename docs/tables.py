@@ -19,7 +19,7 @@ from experiments.tyingbench import pictures, regret
 from experiments.tyingbench.tables import TABLES
 from tying.compression import Sources
 from tying.files import read_json
-from tying.tyingbench import TyingBench
+from tying.tyingbench import DEFAULT, TyingBench
 
 _ROOT = Path(__file__).resolve().parent
 _DATA = _ROOT / "data"
@@ -117,8 +117,9 @@ def signal(name: str) -> pd.DataFrame:
 
 
 def bench(name: str) -> pd.DataFrame:
-    """Return a table of experiments.tyingbench report, of the shipped table."""
-    return TABLES[name](TyingBench.load())
+    """Return a table of experiments.tyingbench report: "TABLE.NAME", or "NAME" of the shipped one that is the default."""
+    table, _, name = name.rpartition(".")
+    return TABLES[name](TyingBench.load(table or DEFAULT))
 
 
 def agents(name: str) -> pd.DataFrame:
@@ -182,7 +183,7 @@ def filled(page: str) -> str:
         body = _KINDS[kind](name).to_markdown(index=False, disable_numparse=True)
         return f"<!-- table {kind} {name} -->\n{body}\n<!-- end -->"
 
-    return re.sub(r"<!-- table (?P<kind>\w+) (?P<name>[\w.]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return re.sub(r"<!-- table (?P<kind>\w+) (?P<name>[\w.-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
 def _draw(name: str) -> None:

@@ -21,7 +21,6 @@ from tying.tyingbench import TyingBench
 _OTHERS = "selected on the other seeds"
 # What a table has to be, to tell agents apart.
 GATE_RATIO = 2
-GATE_BIT = 0.5
 
 
 def letters(pattern: Pointers) -> str:
@@ -200,7 +199,7 @@ def _designs(bench: TyingBench) -> dict[str, list[np.ndarray]]:
 
 
 def gate(bench: TyingBench) -> pd.DataFrame:
-    """Return whether a table can tell agents apart: three conditions, what was found, and whether it holds.
+    """Return whether a table can tell agents apart: conditions, what was found, and whether they hold.
 
     A bit is whether two layers share, or whether a layer shares with none. The best bit explains most of the variance of
     the means; the best family are the patterns on its better side. For a language model, the loss of a 4-gram on
@@ -217,13 +216,9 @@ def gate(bench: TyingBench) -> pd.DataFrame:
         (
             f"in the best family, signal is at least {GATE_RATIO} x the noise of a seed",
             f"{inside:.4f} against {own_noise:.4f} among {len(family)} patterns",
-            inside >= GATE_RATIO * own_noise,
+            bool(inside >= GATE_RATIO * own_noise),
         ),
-        (
-            f"one bit explains less than {GATE_BIT:.0%} of the signal",
-            f"{of_signal:.0%}, by whether {name}",
-            of_signal < GATE_BIT,
-        ),
+        ("the best bit explains of the signal", f"{of_signal:.0%}, by whether {name}", None),
     ]
     known = bench.facts.get("four_gram_loss")
     if known is not None:
@@ -231,11 +226,12 @@ def gate(bench: TyingBench) -> pd.DataFrame:
             (
                 "the untied model is better than a 4-gram",
                 f"{mean[bench.index('independent')]:.3f} against {known:.3f}",
-                mean[bench.index("independent")] < known,
+                bool(mean[bench.index("independent")] < known),
             )
         )
+    said = {None: "stated", True: "yes", False: "no"}
     return pd.DataFrame(
-        [(text, found, "yes" if holds else "no") for text, found, holds in rows], columns=["condition", "found", "holds"]
+        [(text, found, said[holds]) for text, found, holds in rows], columns=["condition", "found", "holds"]
     )
 
 
