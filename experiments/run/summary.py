@@ -40,6 +40,7 @@ def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:
         "seed": config.run.seed,
         "preset": config.preset,
         "task": config.task.name,
+        "loss_unit": f"nats per {trainer.task.unit}",
         "pointers": list(trainer.pointers),
         "num_layers": len(trainer.pointers),
         "num_unique_layers": trainer.pointers.num_unique,

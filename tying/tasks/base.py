@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tying.data.corpora import DataConfig
-from tying.models.config import ModelConfig
+from tying.models.config import BlocksConfig
 from tying.tasks.config import TaskConfig
 
 # Tensors whose first dimension is the batch B, so that any batch can be cut into parts.
@@ -28,11 +28,13 @@ class Task(ABC):
 
     Attributes:
         Config: Its configuration class.
+        unit: What its loss is a mean over.
     """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
+    unit: ClassVar[str] = "token"
 
-    def __init__(self, config: TaskConfig, model: ModelConfig, data: DataConfig) -> None:
+    def __init__(self, config: TaskConfig, model: BlocksConfig, data: DataConfig) -> None:
         self.config = config
         self.model_config = model
         self.data_config = data

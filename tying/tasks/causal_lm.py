@@ -27,11 +27,11 @@ class CausalLM(TextTask):
 
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:
         """See Task.batch."""
-        return self.data.batch(seed, index, batch_size, self.model_config.context)
+        return self.data.batch(seed, index, batch_size, self.sequence_length)
 
     def evaluation_batches(self, split: str, batch_size: int, num_batches: int | None = None) -> Iterator[Batch]:
         """See Task.evaluation_batches."""
-        return self.data.evaluation_batches(split, batch_size, self.model_config.context, num_batches)
+        return self.data.evaluation_batches(split, batch_size, self.sequence_length, num_batches)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean negative log-likelihood, nats per token."""

@@ -232,7 +232,7 @@ def test_a_hyperparameter_of_another_agent_is_unknown() -> None:
         ("--preset tinny", "unknown preset 'tinny': did you mean 'tiny'?"),
         ("--agent dqm --agent.gamma 7", "unknown agent 'dqm': did you mean 'dqn'?"),
         ("--reward forkk", "did you mean 'fork'?"),
-        ("--model llama99", "unknown model 'llama99': allowed are gpt"),
+        ("--model zzz", "unknown model 'zzz': allowed are gpt, llama, bert, vit"),
     ],
 )
 def test_an_unknown_name_offers_the_nearest(flags: str, line: str) -> None:
