@@ -21,6 +21,7 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from experiments import load_run
 from experiments.run.command_line import parse
 from experiments.run.config import load_config
 from experiments.run.directory import RunDirectory
@@ -28,7 +29,7 @@ from experiments.study import plots
 from experiments.study.report import print_table
 from experiments.study.results import Run, run_table, variant_table
 from tests.conftest import PATIENCE_S, ROOT, Finished, words
-from tests.experiments.runs import SMALL, call_in, change, contents, read, weights
+from tests.experiments.runs import KINDS, SMALL, call_in, change, contents, data_of, read, weights
 
 pytestmark = pytest.mark.e2e
 
@@ -186,6 +187,23 @@ def test_the_recorded_command_makes_the_same_run(comparison: Path, name: str) ->
     _, module, script, *flags = shlex.split((folder / "command.txt").read_text())
     assert (module, script) == ("-m", "experiments.train")
     assert parse(flags).config == load_config(folder / "config.json")
+
+
+@pytest.mark.parametrize("kind", [name for name in KINDS if KINDS[name].startswith("--task")])
+def test_every_task_is_compared_and_its_models_are_loaded(kind: str, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(words(6_000), encoding="utf-8")
+    flags = [*SMALL, *KINDS[kind].split(), *data_of(kind, tmp_path / "corpus.txt"), "--lr", "0.01"]
+    ended = call("compare", "--agents", "independent", "dqn", "0 0 0", "--seeds", "1", *flags, "--out", "c", *ONE)
+    assert (ended.status, ended.err) == (0, "")
+    table = pd.read_csv(tmp_path / "c" / "runs.csv")
+    for name, loss in zip(("independent__s0", "dqn__s0", "0-0-0__s0"), table["test_loss"], strict=True):
+        run = load_run(tmp_path / "c" / "runs" / name)
+        found = run.task.metrics(run.model, run.task.evaluation_batches("test", run.config.trainer.batch_size))
+        assert {f"test_{key}": value for key, value in found.items()}.items() <= run.summary.items()
+        assert found["loss"] == pytest.approx(loss, rel=1e-12) and len(found) > 1
+        assert run.summary["loss_unit"] == f"nats per {run.task.unit}"
+        assert run.decisions["reward_loss"].iloc[-1] < run.task.uninformed_loss + 0.5
+    assert table["trainable_params"].iloc[2] < table["trainable_params"].iloc[0]
 
 
 def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
