@@ -15,7 +15,7 @@ from rich.text import Text
 from experiments.run.figures import png
 from experiments.run.intervals import written
 from experiments.study import plots
-from experiments.study.results import Run, run_table, variant_table
+from experiments.study.results import Run, metrics_of, run_table, variant_table
 from tying.files import replacing, write_text
 
 _PAGE = jinja2.Template(
@@ -65,7 +65,7 @@ def write_report(
     page = _PAGE.render(
         title=f"{len(table)} variants, {each['seed'].nunique()} seeds",
         command=command,
-        notes=_notes(baseline, clock),
+        notes=_notes(baseline, clock, runs[0].summary.get("loss_unit", "nats per token")),
         failures=failed,
         table=Markup(readable.to_html(index=False, border=0)),
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
@@ -91,10 +91,10 @@ def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
     console.print(shown)
 
 
-def _notes(baseline: str, clock: str) -> str:
+def _notes(baseline: str, clock: str, unit: str) -> str:
     wall = "wall time, left out where runs of a seed were made under different load"
     return (
-        f"Differences are to {baseline}, paired by seed (same initial weights, same batches), in nats per token on the "
+        f"Differences are to {baseline}, paired by seed (same initial weights, same batches), in {unit} on the "
         "test split, which no decision saw; in brackets Student's 95 % interval of their mean, from three pairs on. "
         "'Equal time' is the loss on the reward split when the fastest run of a seed ended, in seconds of "
         f"{wall if clock == 'wall_s' else 'processor time'}."
@@ -103,7 +103,9 @@ def _notes(baseline: str, clock: str) -> str:
 
 def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     rows = []
+    metrics = metrics_of(table)
     for row in table.to_dict("records"):
+        own = {name.removeprefix("test_").replace("_", " "): f"{row[name]:.4f}" for name in metrics}
         rows.append(
             {
                 "agent": row["variant"],
@@ -114,7 +116,7 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 "test loss": f"{row['test_loss']:.4f}",
                 "difference": _interval(row, "") if row["variant"] != baseline else "-",
                 "better in": f"{row['better_in']}/{row['pairs']}" if row["variant"] != baseline else "-",
-                "perplexity": f"{row['test_ppl']:.3f}",
+                **(own or {"perplexity": f"{row['test_ppl']:.3f}"}),
                 "equal time": _interval(row, "equal_time_") if row["variant"] != baseline else "-",
                 "tokens/s": f"{row['tokens_per_s']:,.0f}",
                 "deciding": f"{row['decision_share']:.0%}",

@@ -82,7 +82,7 @@ class Run:
 
 
 def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
-    """Return one row per run.
+    """Return one row per run, with the metrics of its task that do not follow from the loss (`test_accuracy`).
 
     Args:
         runs: All finished runs.
@@ -101,6 +101,7 @@ def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
                 "decides": run.decides,
                 "pattern": str(Pointers(s["pointers"])),
                 "test_loss": s["test_loss"],
+                **{name: s[name] for name in s if name.startswith("test_") and not name.endswith(("_loss", "_ppl"))},
                 "reward_loss": s["reward_loss"],
                 "equal_time_reward_loss": run.reward_loss_at(equal_time[run.seed], clock),
                 "num_unique_layers": s["num_unique_layers"],
@@ -158,11 +159,17 @@ def variant_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
         row: dict[str, Any] = {"variant": label, "decides": bool(own["decides"].any()), "seeds": len(own)}
         row |= {name: own[name].mean() for name in ("test_loss", "reward_loss")}
         row["test_ppl"] = perplexity(row["test_loss"])
+        row |= {name: own[name].mean() for name in metrics_of(runs)}
         row["pairs"] = len(own.index.intersection(reference.index))
         row |= _compared(own, reference, "test_loss", "")
         row |= _compared(own, reference, "equal_time_reward_loss", "equal_time_")
         rows.append(row | {name: own[name].mean() for name in _MEANS})
     return pd.DataFrame(rows)
+
+
+def metrics_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that are a task's own metrics, such as `test_accuracy`."""
+    return [name for name in table.columns if name.startswith("test_") and name not in ("test_loss", "test_ppl")]
 
 
 def _compared(own: pd.DataFrame, reference: pd.DataFrame, column: str, prefix: str) -> dict[str, float]:

@@ -203,6 +203,13 @@ def test_every_task_is_compared_and_its_models_are_loaded(kind: str, call: Call,
         assert found["loss"] == pytest.approx(loss, rel=1e-12) and len(found) > 1
         assert run.summary["loss_unit"] == f"nats per {run.task.unit}"
         assert run.decisions["reward_loss"].iloc[-1] < run.task.uninformed_loss + 0.5
+    metrics = {name for name in table.columns if name.startswith("test_")} - {"test_loss"}
+    assert metrics == {f"test_{name}" for name in found if name != "loss" and not name.endswith("ppl")}
+    means = pd.read_csv(tmp_path / "c" / "table.csv")
+    assert all(means[name].tolist() == pytest.approx(table[name].tolist()) for name in metrics)
+    shown = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert f"in nats per {run.task.unit} on the test split" in shown
+    assert ("<th>accuracy</th>" in shown) == ("accuracy" in found) != ("<th>perplexity</th>" in shown)
     assert table["trainable_params"].iloc[2] < table["trainable_params"].iloc[0]
 
 

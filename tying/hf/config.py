@@ -53,7 +53,7 @@ class HFTaskConfig(TaskConfig):
     def require_data(self, data: DataConfig) -> None:
         """See TaskConfig.require_data."""
         if self.head == "classification":
-            labelled.require_path(data)
+            labelled.require(data)
         else:
             corpora.require(data)
 
