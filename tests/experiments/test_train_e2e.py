@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from envs.presets import PRESETS
 from tests.conftest import Finished, Scripts
-from tests.experiments.runs import call_in, config_of, decisions, read, weights
+from tests.experiments.runs import SMALL, call_in, config_of, decisions, mistake, read, weights
+from tests.tying.rows import write_labelled
 from tying import tasks
 from tying.config import override
 from tying.training import checkpoint
@@ -202,6 +204,32 @@ def test_own_config_makes_the_same_run_again(train: Callable[..., Finished], run
     assert read(tmp_path / "again" / "config.json") == read(run / "config.json")
     assert decisions(tmp_path / "again") == decisions(run)
     assert weights(tmp_path / "again") == weights(run)
+
+
+def test_a_classifier_begins_with_the_weights_and_the_tokenizer_of_a_run(
+    train: Callable[..., Finished], text_file: Path, tmp_path: Path
+) -> None:
+    """Of tied layers, each begins with the weights that it used; another size is refused before anything is made."""
+    small = [*SMALL, "--model.context", "16", "--seed", "1"]
+    first = [*small, "--task", "masked_lm", "--data.path", text_file, "--data.tokenizer", "bpe", "--data.vocab-size", "300"]
+    assert train(*first, "--agent", "0 1 1", "--out", "first").status == 0
+    second = [*small, "--task", "sequence_classification", "--model.init-from", "first", "--lr", "1e-12"]
+    second += ["--data.path", write_labelled(tmp_path / "rows.tsv"), "--agent", "independent"]
+    assert train(*second, "--out", "second").status == 0
+    assert (tmp_path / "second" / "tokenizer.json").read_bytes() == (tmp_path / "first" / "tokenizer.json").read_bytes()
+    before, after = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("first", "second"))
+    assert not any(name.startswith("h.2.") for name in before)
+    for name, value in after.items():
+        if not name.startswith("head."):
+            own = before[name.replace("h.2.", "h.1.")]
+            torch.testing.assert_close(value, own, rtol=0, atol=1e-9)
+    finished = train(*second, "--model.width", "16", "--out", "third")
+    assert (finished.status, len(finished.err.splitlines())) == (2, 1) and not (tmp_path / "third").exists()
+    assert "model.init_from = 'first': of other sizes: embeddings." in finished.err
+    assert "no folder of a run" in mistake(*second, "--model.init-from", "nowhere")
+    assert "task 'masked_lm' begins anew" in mistake(*first, "--model.init-from", "first")
+    (tmp_path / "first" / "final" / "model.safetensors").write_bytes(b"damaged")
+    assert "model.safetensors: damaged" in train(*second, "--out", "third").err
 
 
 def test_other_seed_is_another_run(train: Callable[..., Finished], run: Path, tmp_path: Path) -> None:

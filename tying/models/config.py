@@ -1,5 +1,6 @@
 """The settings of models, kept apart from the models: reading them needs no torch."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from tying.config import config, setting
@@ -104,10 +105,26 @@ class BertConfig(ModelConfig):
     )
     dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
 
+    init_from: str | None = setting(
+        "finished run of masked_lm to fine-tune: its weights and its tokenizer (task sequence_classification)", default=None
+    )
+
     tasks: ClassVar[tuple[str, ...]] = ("masked_lm", "sequence_classification")
 
     def __post_init__(self) -> None:
         require_heads(self.width, self.num_heads)
+
+    def require(self) -> None:
+        """See BlocksConfig.require."""
+        if self.init_from is not None and not self.initial_tokenizer.is_file():
+            raise InputError(
+                f"model.init_from = {self.init_from!r}: no folder of a run, which has {self.initial_tokenizer.name}"
+            )
+
+    @property
+    def initial_tokenizer(self) -> Path:
+        """The tokenizer of `init_from`."""
+        return Path(self.init_from or "").expanduser() / "tokenizer.json"
 
 
 @config

@@ -7,7 +7,7 @@ from tying.config import config, setting
 from tying.data import corpora, images, labelled
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
-from tying.models.config import BlocksConfig
+from tying.models.config import BertConfig, BlocksConfig
 from tying.registry import is_foreign
 
 
@@ -58,6 +58,12 @@ class MaskedLMConfig(TaskConfig):
 
     recommended: ClassVar[Mapping[str, Any]] = {"model.name": "bert", "optim.learning_rate": 1e-3}
     models: ClassVar[tuple[str, ...]] = ("bert",)
+
+    def check(self, model: BlocksConfig) -> None:
+        """See TaskConfig.check."""
+        super().check(model)
+        if isinstance(model, BertConfig) and model.init_from is not None:
+            raise InputError(f"model.init_from = {model.init_from!r}: task 'masked_lm' begins anew; it is for fine-tuning")
 
 
 @config
