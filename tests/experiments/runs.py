@@ -34,7 +34,6 @@ KINDS = {
     "sequence_classification": "--task sequence_classification --model.num-layers 3 --model.context 16",
     "image_classification": "--task image_classification --model.num-layers 3 --model.patch 4",
     "llama": "--model llama --model.num-layers 3 --model.context 16",
-    "rotary": "--model.positions rotary --model.qk-norm",
 }
 
 
