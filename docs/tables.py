@@ -189,7 +189,7 @@ def _draw(name: str) -> None:
     """Draw the variants at the preset's own settings; with all others nobody could read the picture."""
     table = _comparison(_DATA / "results" / name / "table.csv")
     plain = table[~table["variant"].str.contains(" --")]
-    pareto(plain, _BASELINE).savefig(_ROOT / "img" / f"results_{name}.png", dpi=100)
+    pareto(plain, _BASELINE, {}).savefig(_ROOT / "img" / f"results_{name}.png", dpi=100)
 
 
 if __name__ == "__main__":

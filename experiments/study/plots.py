@@ -1,11 +1,13 @@
 """Pictures of a comparison: perplexity against parameters, learning curves, tying maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.run import pointer_map
@@ -17,12 +19,13 @@ from tying.training.record import perplexity
 _MAPS_PER_ROW = 3
 
 
-def pareto(table: pd.DataFrame, baseline: str) -> Figure:
+def pareto(table: pd.DataFrame, baseline: str, references: Mapping[str, float]) -> Figure:
     """Draw test perplexity against the share of block parameters, with intervals of the paired difference.
 
     Args:
         table: From `results.variant_table`.
         baseline: The variant that differences are against; its own point has no interval.
+        references: Losses of models that need no training, by name, nats per token.
     """
     figure = figure_of(9.5, 6.5)
     axes = figure.subplots()
@@ -48,13 +51,31 @@ def pareto(table: pd.DataFrame, baseline: str) -> Figure:
     # The points set the scale; with few seeds Student's bars reach far beyond it.
     spread = max(table["test_ppl"].max() - table["test_ppl"].min(), 0.01 * table["test_ppl"].max())
     axes.set_ylim(table["test_ppl"].min() - 0.25 * spread, table["test_ppl"].max() + 0.25 * spread)
+    _level_lines(axes, {name: perplexity(loss) for name, loss in references.items()})
     axes.margins(x=0.12)
     axes.grid(alpha=0.2)
     adjust_text(texts, ax=axes, arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.5})
     return figure
 
 
-def curves(runs: Sequence[Run], baseline: str) -> Figure:
+def _level_lines(axes: Axes, levels: Mapping[str, float]) -> None:
+    """Draw a line for every level between the limits of an axis; those beyond are named where they would be."""
+    low, high = axes.get_ylim()
+    style: dict[str, Any] = {"color": "tab:red", "size": 7, "transform": axes.get_yaxis_transform(), "va": "bottom"}
+    for name, level in levels.items():
+        if low <= level <= high:
+            axes.axhline(level, color="tab:red", linewidth=0.8, linestyle=":", zorder=0)
+            axes.text(0.005, level, name, **style)
+    for sign, place, beyond in (
+        ("below", 0.0, {name: level for name, level in levels.items() if level < low}),
+        ("above", 0.97, {name: level for name, level in levels.items() if level > high}),
+    ):
+        if beyond:
+            listed = ", ".join(f"{name} {level:.3f}" for name, level in beyond.items())
+            axes.text(0.005, place, f"{sign} the picture: {listed}", **{**style, "transform": axes.transAxes})
+
+
+def curves(runs: Sequence[Run], baseline: str, references: Mapping[str, float]) -> Figure:
     """Draw reward loss against tokens: on the left as it is, on the right minus the baseline's, with 95 % intervals."""
     figure = figure_of(13, 5.5)
     left, right = figure.subplots(1, 2)
@@ -74,6 +95,7 @@ def curves(runs: Sequence[Run], baseline: str) -> Figure:
     right.axhline(0, color="0.5", linewidth=1)
     final = runs[0].curve["reward_loss"].iloc[-1]
     left.set(xlabel="training tokens", ylabel="reward loss [nats per token]", ylim=(final - 0.15, final + 1.2))
+    _level_lines(left, references)
     right.set(xlabel="training tokens", ylabel=f"reward loss minus that of {baseline}", ylim=(-0.15, 0.3))
     figure.legend(loc="outside right upper", fontsize=8)
     return figure

@@ -15,7 +15,7 @@ from rich.text import Text
 from experiments.run.figures import png
 from experiments.run.intervals import written
 from experiments.study import plots
-from experiments.study.results import Run, metrics_of, run_table, variant_table
+from experiments.study.results import Run, metrics_of, references, run_table, variant_table
 from tying.files import replacing, write_text
 
 _PAGE = jinja2.Template(
@@ -30,7 +30,7 @@ img { max-width: 100% } pre { background: #f5f5f5; padding: .7em; white-space: p
 </style>
 <h1>{{ title }}</h1>
 <pre>{{ command }}</pre>
-<p>{{ notes }}</p>
+{% for line in notes %}<p>{{ line }}</p>{% endfor %}
 {% for line in failures %}<p class="failed">{{ line }}</p>{% endfor %}
 {{ table }}
 {% for name, data in pictures.items() %}<h2>{{ name }}</h2><img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
@@ -49,9 +49,10 @@ def write_report(
     """Write runs.csv, table.csv, table.md, the pictures and report.html; return the table of variants."""
     each = run_table(runs, clock, baseline)
     table = variant_table(each, baseline)
+    known = references(runs, baseline)
     figures = {
-        "pareto": plots.pareto(table, baseline),
-        "curves": plots.curves(runs, baseline),
+        "pareto": plots.pareto(table, baseline, known),
+        "curves": plots.curves(runs, baseline, known),
         "maps": plots.maps(runs),
     }
     write_text(folder / "runs.csv", each.to_csv(index=False))
@@ -65,7 +66,7 @@ def write_report(
     page = _PAGE.render(
         title=f"{len(table)} variants, {each['seed'].nunique()} seeds",
         command=command,
-        notes=_notes(baseline, clock, runs[0].summary.get("loss_unit", "nats per token")),
+        notes=[_notes(baseline, clock, runs[0].summary.get("loss_unit", "nats per token")), *remarks(runs, table, baseline)],
         failures=failed,
         table=Markup(readable.to_html(index=False, border=0)),
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
@@ -73,6 +74,23 @@ def write_report(
     )
     write_text(folder / "report.html", page)
     return table
+
+
+def remarks(runs: Sequence[Run], table: pd.DataFrame, baseline: str) -> list[str]:
+    """Return what a table should be read with, a line each: how much counting models know of the same text.
+
+    Args:
+        runs: All of them.
+        table: From `results.variant_table`.
+        baseline: The variant whose text it is.
+    """
+    known = references(runs, baseline)
+    if not known:
+        return []
+    best = min(known, key=lambda name: known[name])
+    above = int((table["test_loss"] > known[best]).sum())
+    listed = ", ".join(f"{name} {loss:.3f}" for name, loss in known.items())
+    return [f"counting models, test loss: {listed}; {above} of {len(table)} variants know less than the best of them"]
 
 
 def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
@@ -104,6 +122,7 @@ def _notes(baseline: str, clock: str, unit: str) -> str:
 def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     rows = []
     metrics = metrics_of(table)
+    with_perplexity = {"test_bits_per_byte"}.issuperset(metrics)  # a task with metrics of its own is not read by it
     for row in table.to_dict("records"):
         own = {name.removeprefix("test_").replace("_", " "): f"{row[name]:.4f}" for name in metrics}
         rows.append(
@@ -116,7 +135,8 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 "test loss": f"{row['test_loss']:.4f}",
                 "difference": _interval(row, "") if row["variant"] != baseline else "-",
                 "better in": f"{row['better_in']}/{row['pairs']}" if row["variant"] != baseline else "-",
-                **(own or {"perplexity": f"{row['test_ppl']:.3f}"}),
+                **({"perplexity": f"{row['test_ppl']:.3f}"} if with_perplexity else {}),
+                **own,
                 "equal time": _interval(row, "equal_time_") if row["variant"] != baseline else "-",
                 "tokens/s": f"{row['tokens_per_s']:,.0f}",
                 "deciding": f"{row['decision_share']:.0%}",

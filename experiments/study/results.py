@@ -81,6 +81,12 @@ class Run:
         return float(np.interp(seconds, times, self.curve["reward_loss"].to_numpy()))
 
 
+def references(runs: Sequence[Run], baseline: str) -> dict[str, float]:
+    """Return the reference losses of the baseline's text, nats per token; none where its task has none."""
+    found: dict[str, float] = next(run.summary.get("references", {}) for run in runs if run.label == baseline)
+    return found
+
+
 def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
     """Return one row per run, with the metrics of its task that do not follow from the loss (`test_accuracy`).
 

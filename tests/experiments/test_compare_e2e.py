@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -26,8 +27,8 @@ from experiments.run.command_line import parse
 from experiments.run.config import load_config
 from experiments.run.directory import RunDirectory
 from experiments.study import plots
-from experiments.study.report import print_table
-from experiments.study.results import Run, run_table, variant_table
+from experiments.study.report import print_table, remarks
+from experiments.study.results import Run, references, run_table, variant_table
 from tests.conftest import PATIENCE_S, ROOT, Finished, words
 from tests.experiments.runs import KINDS, SMALL, call_in, change, contents, data_of, read, weights
 
@@ -151,6 +152,32 @@ def test_the_table_to_read_has_the_figures_of_the_table(comparison: Path) -> Non
     assert table["low"].isna().all() and table["equal_time_low"].isna().all()
     assert row["better in"] == f"{int(figures['better_in'])}/2"
     assert rows["independent"]["difference"] == "-"
+
+
+def test_counting_models_stand_beside_the_variants(comparison: Path) -> None:
+    runs = [Run.load(name, RunDirectory(comparison / "runs" / f"{name}__s4")) for name in ("independent", "dqn")]
+    known = references(runs, "independent")
+    assert list(known) == [f"{order}-gram" for order in range(1, 6)]
+    table = variant_table(run_table(runs, "wall_s", "independent"), "independent")
+    page = (comparison / "report.html").read_text()
+    assert ", ".join(f"{name} {loss:.3f}" for name, loss in known.items()) in page
+    levels = {
+        "low": table["test_loss"].min() - 9,
+        "between": table["test_loss"].mean(),
+        "high": table["test_loss"].max() + 9,
+    }
+    axes = plots.pareto(table, "independent", levels).axes[0]
+    written = {text.get_text() for text in axes.texts}
+    lines = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+    assert lines == [pytest.approx(np.exp(levels["between"]))]  # the others are off the picture
+    assert {"between", f"below the picture: low {np.exp(levels['low']):.3f}"} <= written
+    assert f"above the picture: high {np.exp(levels['high']):.3f}" in written
+    bits = pd.read_csv(comparison / "table.csv").set_index("variant")["test_bits_per_byte"]
+    assert bits["independent"] > 1
+    one = [replace(runs[0], summary={k: v for k, v in runs[0].summary.items() if k != "references"})]
+    assert remarks(one, table, "independent") == []
+    (line,) = remarks(runs, table, "independent")
+    assert line.endswith("2 of 2 variants know less than the best of them")
 
 
 def test_runs_csv_is_what_the_summaries_say(comparison: Path) -> None:
@@ -465,7 +492,8 @@ def test_a_run_from_elsewhere_is_drawn_as_what_its_agent_is(copied: Path, agent:
     others = [Run.load("independent", RunDirectory(copied / "runs" / "independent__s4"))]
     table = variant_table(run_table([*others, run], "wall_s", "independent"), "independent")
     assert table.set_index("variant")["decides"].to_dict() == {"independent": False, run.label: not fixed}
-    lines = plots.curves([*others, run], "independent").axes[0].lines
+    lines = plots.curves([*others, run], "independent", {}).axes[0].lines
     assert [line.get_linestyle() for line in lines] == ["--", "--" if fixed else "-"]
-    points = [line.get_marker() for line in plots.pareto(table, "independent").axes[0].lines if line.get_marker() in "os"]
+    lines = plots.pareto(table, "independent", {}).axes[0].lines
+    points = [line.get_marker() for line in lines if line.get_marker() in "os"]
     assert points == ["s", "s" if fixed else "o"]

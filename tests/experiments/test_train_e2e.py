@@ -49,10 +49,12 @@ SUMMARY = {
     "changes": int,
     "test_loss": float,
     "test_ppl": float,
+    "test_bits_per_byte": float,
     "reward_loss": float,
     "wall_s": float,
     "train_s": float,
     "decision_s": float,
+    "references": dict,
 }
 
 
@@ -126,6 +128,8 @@ def test_summary_says_what_was_asked_for(run: Path) -> None:
     patterns = [[0, 1, 2, 3], *(line["pointers"] for line in lines)]
     assert summary["changes"] == sum(one != other for one, other in itertools.pairwise(patterns))
     assert summary["test_ppl"] == math.exp(summary["test_loss"])
+    # Bytes are the tokens of this preset.
+    assert summary["test_bits_per_byte"] == pytest.approx(summary["test_loss"] / math.log(2))
     assert 0 < summary["train_s"] < summary["wall_s"]
 
 

@@ -117,6 +117,14 @@ class Task(ABC):
         total = float(torch.stack(losses).cpu().double() @ torch.tensor(sizes).double())
         return {"loss": total / sum(sizes)}
 
+    def other_units(self, split: str, loss: float) -> dict[str, float]:
+        """Return a loss on a split in other units than the metrics have it in, by their names."""
+        return {}
+
+    def references(self) -> dict[str, float]:
+        """Return the test losses of models that need no training, by name: what a trained one has to beat."""
+        return {}
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Return what identifies the data and other inputs, JSON-ready: pairs of a name and a digest.

@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens (the model's context).
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tying import models
-from tying.data import tokenizers
+from tying.data import ngrams, tokenizers
 from tying.tasks.base import Batch
 from tying.tasks.text import TOKENIZER_FILE, TextTask
 
@@ -42,6 +43,16 @@ class CausalLM(TextTask):
     def size(self, batch: Batch) -> int:
         """Return the number of tokens predicted."""
         return batch[1].numel()
+
+    def other_units(self, split: str, loss: float) -> dict[str, float]:
+        """Return `bits_per_byte`: bits per UTF-8 byte of the split's text, the same unit for every tokenizer."""
+        data = self.data
+        num_bytes = data.num_bytes[split]
+        return {"bits_per_byte": loss / math.log(2) * len(data.splits[split]) / num_bytes} if num_bytes else {}
+
+    def references(self) -> dict[str, float]:
+        """Return the test losses of counting models, nats per token; see `tying.data.ngrams`."""
+        return ngrams.references(self.data)
 
     def generate(
         self,

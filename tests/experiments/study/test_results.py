@@ -54,6 +54,7 @@ def make_table(**test_losses: dict[int, float]) -> pd.DataFrame:
             "seed": seed,
             "test_loss": loss,
             "reward_loss": loss + 0.5,
+            "test_bits_per_byte": 2 * loss,
             "equal_time_reward_loss": 2 * loss,
             "num_unique_layers": 2,
             "trainable_params": 100 + seed,
