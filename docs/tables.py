@@ -31,7 +31,7 @@ _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 def _comparison(path: Path) -> pd.DataFrame:
     """Return the table of a comparison with today's names of columns; the files have bootstrap intervals too."""
-    table = pd.read_csv(path).drop(columns=["low", "high"])
+    table = pd.read_csv(path).drop(columns=["low", "high"]).assign(num_layers=6)
     table = table.rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
     table["decides"] = [not is_fixed(variant.partition(" --")[0]) for variant in table["variant"]]
     return table

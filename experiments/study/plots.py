@@ -29,7 +29,7 @@ def pareto(table: pd.DataFrame, baseline: str, references: Mapping[str, float]) 
     """
     figure = figure_of(9.5, 6.5)
     axes = figure.subplots()
-    reference = float(table.loc[table["variant"] == baseline, "test_loss"].iloc[0])
+    reference, num_layers = table.loc[table["variant"] == baseline, ["test_loss", "num_layers"]].iloc[0]
     texts = []
     for row in table.itertuples():
         decides = row.decides
@@ -37,7 +37,8 @@ def pareto(table: pd.DataFrame, baseline: str, references: Mapping[str, float]) 
         low, high = perplexity(reference + row.low), perplexity(reference + row.high)
         if np.isfinite([low, high]).all():
             axes.vlines(x, low, high, color="tab:blue" if decides else "0.75", linewidth=1, alpha=0.5)
-        axes.plot(x, y, "o" if decides else "s", color="tab:blue" if decides else "0.35", markersize=7)
+        marker = "o" if decides else "s" if row.num_layers == num_layers else "^"
+        axes.plot(x, y, marker, color="tab:blue" if decides else "0.35", markersize=7)
         texts.append(axes.text(x, y, row.variant, size=8, color="tab:blue" if decides else "0.2"))
     front = table[on_front(table["block_params_share"].to_numpy(), table["test_loss"].to_numpy())]
     front = front.sort_values("block_params_share")
@@ -46,7 +47,8 @@ def pareto(table: pd.DataFrame, baseline: str, references: Mapping[str, float]) 
     axes.set(
         xlabel="trainable block parameters at the end, per cent of the untied model's",
         ylabel="test perplexity",
-        title=f"circles decide, squares are fixed; bars: 95 % of the paired difference to {baseline}; green: the front",
+        title="circles decide, squares are fixed, triangles have another number of layers; green: the front;\n"
+        f"bars: 95 % of the paired difference to {baseline}",
     )
     # The points set the scale; with few seeds Student's bars reach far beyond it.
     spread = max(table["test_ppl"].max() - table["test_ppl"].min(), 0.01 * table["test_ppl"].max())

@@ -15,7 +15,7 @@ from rich.text import Text
 from experiments.run.figures import png
 from experiments.run.intervals import written
 from experiments.study import plots
-from experiments.study.results import Run, metrics_of, references, run_table, variant_table
+from experiments.study.results import Run, metrics_of, missing_depths, references, run_table, variant_table
 from tying.files import replacing, write_text
 
 _PAGE = jinja2.Template(
@@ -77,20 +77,27 @@ def write_report(
 
 
 def remarks(runs: Sequence[Run], table: pd.DataFrame, baseline: str) -> list[str]:
-    """Return what a table should be read with, a line each: how much counting models know of the same text.
+    """Return what a table should be read with, a line each: what counting models know of the text, what is missing.
 
     Args:
         runs: All of them.
         table: From `results.variant_table`.
         baseline: The variant whose text it is.
     """
-    known = references(runs, baseline)
-    if not known:
-        return []
-    best = min(known, key=lambda name: known[name])
-    above = int((table["test_loss"] > known[best]).sum())
-    listed = ", ".join(f"{name} {loss:.3f}" for name, loss in known.items())
-    return [f"counting models, test loss: {listed}; {above} of {len(table)} variants know less than the best of them"]
+    lines = []
+    if known := references(runs, baseline):
+        best = min(known, key=lambda name: known[name])
+        above = int((table["test_loss"] > known[best]).sum())
+        listed = ", ".join(f"{name} {loss:.3f}" for name, loss in known.items())
+        lines.append(
+            f"counting models, test loss: {listed}; {above} of {len(table)} variants know less than the best of them"
+        )
+    if missing := missing_depths(runs, baseline):
+        lines.append(
+            "tied models here have no untied model of their size beside them, with as many layers as they have sets: add "
+            + " ".join(f"shallow:{depth}" for depth in missing)
+        )
+    return lines
 
 
 def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
@@ -129,6 +136,7 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
             {
                 "agent": row["variant"],
                 "seeds": str(row["seeds"]),
+                "layers": f"{row['num_layers']:.0f}",
                 "unique layers": f"{row['num_unique_layers']:.1f}",
                 "changes": f"{row['changes']:.1f}",
                 "block parameters": f"{row['block_params_share']:.0%}",

@@ -87,6 +87,14 @@ def references(runs: Sequence[Run], baseline: str) -> dict[str, float]:
     return found
 
 
+def missing_depths(runs: Sequence[Run], baseline: str) -> list[int]:
+    """Return the numbers of sets of weights with which runs ended and for which no untied model has as many layers."""
+    deep = next(run.summary["num_layers"] for run in runs if run.label == baseline)
+    sizes = {run.summary["num_unique_layers"] for run in runs if run.summary["num_layers"] == deep}
+    untied = {s["num_layers"] for s in (run.summary for run in runs) if s["num_layers"] == s["num_unique_layers"]}
+    return sorted(sizes - untied - {deep})
+
+
 def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
     """Return one row per run, with the metrics of its task that do not follow from the loss (`test_accuracy`).
 
@@ -110,6 +118,7 @@ def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
                 **{name: s[name] for name in s if name.startswith("test_") and not name.endswith(("_loss", "_ppl"))},
                 "reward_loss": s["reward_loss"],
                 "equal_time_reward_loss": run.reward_loss_at(equal_time[run.seed], clock),
+                "num_layers": s["num_layers"],
                 "num_unique_layers": s["num_unique_layers"],
                 "trainable_params": s["trainable_params"],
                 "block_params_share": s["trainable_block_params"] / untied,
@@ -140,6 +149,7 @@ def _equal_times(runs: Sequence[Run], clock: str) -> dict[int, float]:
 
 
 _MEANS = (
+    "num_layers",
     "num_unique_layers",
     "changes",
     "block_params_share",
