@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from envs.presets import PRESETS
+from experiments import load_run
 from tests.conftest import Finished, Scripts
 from tests.experiments.runs import SMALL, call_in, config_of, decisions, mistake, read, weights
 from tests.tying.rows import write_labelled
 from tying import tasks
 from tying.config import override
+from tying.errors import InputError
 from tying.training import checkpoint
 from tying.training.trainer import Trainer
 
@@ -239,3 +241,33 @@ def test_a_classifier_begins_with_the_weights_and_the_tokenizer_of_a_run(
 def test_other_seed_is_another_run(train: Callable[..., Finished], run: Path, tmp_path: Path) -> None:
     assert train("--config", run / "config.json", "--out", "other", "--seed", "4").status == 0
     assert weights(tmp_path / "other") != weights(run)
+
+
+# A task that generates its data.
+
+HOPS = (
+    "--preset p-hop --model.width 8 --model.num-layers 3 --model.context 16 --trainer.iterations 8 --trainer.batch-size 4 "
+    "--env.decision-interval 2 --task.eval-sequences 20 --out run"
+).split()
+
+
+def test_a_generated_task_is_trained_as_any_other(train: Callable[..., Finished]) -> None:
+    finished = train(*HOPS, "--agent", "random", "--task.hops", "2")
+    assert (finished.status, finished.err) == (0, "")
+    assert "corpus p-hop induction (2 hops, 4 letters): reading ..." in finished.out
+    assert "counting models" not in finished.out and "test accuracy" in finished.out
+    summary = read(Path("run") / "final" / "summary.json")
+    assert (summary["task"], summary["references"], summary["tokens"]) == ("p_hop", {}, 8 * 4 * 16)
+    assert not {"test_ppl", "test_bits_per_byte"} & summary.keys()
+    run = load_run("run")
+    found = run.task.metrics(run.model, run.task.evaluation_batches("test", 4))
+    assert found == {"loss": pytest.approx(summary["test_loss"]), "accuracy": pytest.approx(summary["test_accuracy"])}
+    with pytest.raises(InputError, match="the model of task 'p_hop' does not continue text"):
+        run.sample("a")
+
+
+def test_a_generated_task_reads_no_text(train: Callable[..., Finished], tmp_path: Path) -> None:
+    finished = train(*HOPS, "--agent", "random", "--data.path", "corpus.txt")
+    assert (finished.status, finished.err.count("\n")) == (2, 1)
+    assert "data.path = 'corpus.txt': task 'p_hop' generates its data" in finished.err
+    assert not list(tmp_path.iterdir())

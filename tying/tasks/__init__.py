@@ -11,7 +11,13 @@ from tying.config import nested
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.models.config import BlocksConfig
-from tying.tasks.config import ImageClassificationConfig, MaskedLMConfig, SequenceClassificationConfig, TaskConfig
+from tying.tasks.config import (
+    ImageClassificationConfig,
+    MaskedLMConfig,
+    PHopConfig,
+    SequenceClassificationConfig,
+    TaskConfig,
+)
 
 if TYPE_CHECKING:
     from tying.tasks.base import Task
@@ -22,6 +28,7 @@ TASKS = {
     "masked_lm": "tying.tasks.masked_lm:MaskedLM",
     "sequence_classification": "tying.tasks.sequence_classification:SequenceClassification",
     "image_classification": "tying.tasks.image_classification:ImageClassification",
+    "p_hop": "tying.tasks.p_hop:PHop",
     "hf": "tying.hf.task:make",
 }
 _CONFIGS: dict[str, type[TaskConfig] | str] = {
@@ -29,6 +36,7 @@ _CONFIGS: dict[str, type[TaskConfig] | str] = {
     "masked_lm": MaskedLMConfig,
     "sequence_classification": SequenceClassificationConfig,
     "image_classification": ImageClassificationConfig,
+    "p_hop": PHopConfig,
     "hf": "tying.hf.config:HFTaskConfig",
 }
 

@@ -45,6 +45,11 @@ class Task(ABC):
         return self.model_config.num_layers
 
     @property
+    def source(self) -> str:
+        """Where the data come from, in words."""
+        return self.data_config.path or self.data_config.hf or self.data_config.corpus
+
+    @property
     @abstractmethod
     def sequence_length(self) -> int:
         """Tokens that a sequence counts as in `tokens`."""

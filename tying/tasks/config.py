@@ -1,7 +1,7 @@
 """The settings of tasks, kept apart from the tasks: reading them needs no torch."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tying.config import config, setting
 from tying.data import corpora, images, labelled
@@ -21,7 +21,8 @@ class TaskConfig:
     """
 
     name: str = setting(
-        "kind of work: causal_lm, masked_lm, sequence_classification, image_classification, hf, or package.module:Class",
+        "kind of work: causal_lm, masked_lm, sequence_classification, image_classification, p_hop, hf, or "
+        "package.module:Class",
         default="causal_lm",
     )
 
@@ -102,3 +103,19 @@ class ImageClassificationConfig(TaskConfig):
     def require_data(self, data: DataConfig) -> None:
         """See TaskConfig.require_data."""
         images.require(data)
+
+
+@config
+class PHopConfig(TaskConfig):
+    """Settings of the task `p_hop`, which generates its data."""
+
+    name: Literal["p_hop"] = setting("kind of work: p_hop", default="p_hop")
+    hops: int = setting("p: steps from a position to its answer, one after another [hops, >= 1]", default=4, ge=1)
+    alphabet: int = setting("different tokens V [tokens, 2 to 65536]", default=4, ge=2, le=65_536)
+    eval_sequences: int = setting("size of the reward split, and of the test split [sequences, >= 1]", default=1024, ge=1)
+
+    def require_data(self, data: DataConfig) -> None:
+        """Check that no text is named, since none is read."""
+        for name in ("path", "hf"):
+            if getattr(data, name) is not None:
+                raise InputError(f"data.{name} = {getattr(data, name)!r}: task 'p_hop' generates its data; leave it out")
