@@ -30,9 +30,11 @@ _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 
 def _comparison(path: Path) -> pd.DataFrame:
-    """Return the table of a comparison with today's names of columns; the files have bootstrap intervals too."""
-    table = pd.read_csv(path).drop(columns=["low", "high"]).assign(num_layers=6)
-    table = table.rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
+    """Return the table of a comparison with today's names of columns; older files have bootstrap intervals too."""
+    table = pd.read_csv(path)
+    if "t_low" in table:
+        table = table.drop(columns=["low", "high"]).assign(num_layers=6)
+        table = table.rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
     table["decides"] = [not is_fixed(variant.partition(" --")[0]) for variant in table["variant"]]
     return table
 
@@ -53,7 +55,9 @@ def _row(row: dict[str, float], digits: int) -> dict[str, str]:
 def variants(name: str) -> pd.DataFrame:
     """Return a comparison, lowest test loss first."""
     rows = []
-    for row in _comparison(_DATA / "results" / name / "table.csv").sort_values("test_loss").to_dict("records"):
+    table = _comparison(_DATA / "results" / name / "table.csv").sort_values("test_loss")
+    alike = table["num_layers"].nunique() == 1
+    for row in table.to_dict("records"):
         equal_time = "" if row["variant"] == _BASELINE else f"{row['equal_time_difference']:+.3f}"
         rows.append(
             _row(row, digits=0)
@@ -63,7 +67,30 @@ def variants(name: str) -> pd.DataFrame:
                 "at equal time": equal_time,
                 "deciding": f"{row['decision_share']:.0%}",
             }
+            | ({} if alike else {"layers": f"{row['num_layers']:.0f}"})
         )
+    return pd.DataFrame(rows)
+
+
+def depth(name: str) -> pd.DataFrame:
+    """Return, of a comparison, each model beside the untied one of its size, and `independent` beside all shallower ones."""
+    runs = pd.read_csv(_DATA / "results" / name / "runs.csv")
+    losses = runs.pivot(index="seed", columns="variant", values="test_loss")
+    sets = runs.groupby("variant")["num_unique_layers"].first()
+    shallow = [variant for variant in sets.index if variant.startswith("shallow:")]
+    pairs = [(_BASELINE, other) for other in shallow]
+    pairs += [(variant, f"shallow:{size}") for variant, size in sets.items() if variant not in shallow]
+    rows = [
+        {
+            "model": f"`{model}`",
+            "test loss": f"{losses[model].mean():.3f}",
+            "beside": f"`{other}`",
+            "its test loss": f"{losses[other].mean():.3f}",
+            "difference": with_interval((losses[model] - losses[other]).dropna().to_numpy(), digits=3),
+        }
+        for model, other in pairs
+        if other in losses
+    ]
     return pd.DataFrame(rows)
 
 
@@ -165,6 +192,7 @@ def _trials() -> pd.DataFrame:
 
 _KINDS: dict[str, Callable[[str], pd.DataFrame]] = {
     "variants": variants,
+    "depth": depth,
     "rivals": rivals,
     "signal": signal,
     "bench": bench,

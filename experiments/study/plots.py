@@ -113,7 +113,7 @@ def maps(runs: Sequence[Run]) -> Figure:
     first = {run.label: run for run in reversed(runs)}
     chosen = [first[label] for label in dict.fromkeys(run.label for run in runs)]
     rows = -(-len(chosen) // _MAPS_PER_ROW)
-    num_layers = len(chosen[0].history[0][1])
+    num_layers = max(len(run.history[0][1]) for run in chosen)
     figure = figure_of(5.2 * _MAPS_PER_ROW, rows * (0.9 + 0.3 * num_layers))
     grid = np.atleast_1d(figure.subplots(rows, _MAPS_PER_ROW, squeeze=False)).ravel()
     for axes, run in zip(grid, chosen, strict=False):

@@ -92,7 +92,7 @@ def remarks(runs: Sequence[Run], table: pd.DataFrame, baseline: str) -> list[str
         lines.append(
             f"counting models, test loss: {listed}; {above} of {len(table)} variants know less than the best of them"
         )
-    if missing := missing_depths(runs, baseline):
+    if missing := missing_depths(runs):
         lines.append(
             "tied models here have no untied model of their size beside them, with as many layers as they have sets: add "
             + " ".join(f"shallow:{depth}" for depth in missing)

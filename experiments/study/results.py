@@ -87,12 +87,11 @@ def references(runs: Sequence[Run], baseline: str) -> dict[str, float]:
     return found
 
 
-def missing_depths(runs: Sequence[Run], baseline: str) -> list[int]:
-    """Return the numbers of sets of weights with which runs ended and for which no untied model has as many layers."""
-    deep = next(run.summary["num_layers"] for run in runs if run.label == baseline)
-    sizes = {run.summary["num_unique_layers"] for run in runs if run.summary["num_layers"] == deep}
-    untied = {s["num_layers"] for s in (run.summary for run in runs) if s["num_layers"] == s["num_unique_layers"]}
-    return sorted(sizes - untied - {deep})
+def missing_depths(runs: Sequence[Run]) -> list[int]:
+    """Return the numbers of sets of weights with which tied runs ended and for which no untied run has as many layers."""
+    sizes = {(run.summary["num_layers"], run.summary["num_unique_layers"]) for run in runs}
+    untied = {layers for layers, unique in sizes if layers == unique}
+    return sorted({unique for _, unique in sizes} - untied)
 
 
 def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:

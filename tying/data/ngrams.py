@@ -60,20 +60,21 @@ def losses(train: np.ndarray, test: np.ndarray, vocab_size: int, orders: int = O
         totals = np.bincount(contexts, minlength=num_contexts)
         known = np.flatnonzero(seen >= 0)
         known = known[totals[seen[known]] > 0]
-        if len(known):
-            codes = contexts * vocab_size + train[first:]
-            grams, numbers, counts = np.unique(codes, return_inverse=True, return_counts=True)
-            types = np.bincount(grams // vocab_size, minlength=num_contexts)
-            wanted = np.where(seen >= 0, seen * vocab_size + test[first:], -1)
-            place = np.minimum(np.searchsorted(grams, wanted), len(grams) - 1)
-            found = grams[place] == wanted
-            total, kinds, count = totals[seen[known]], types[seen[known]], np.where(found, counts[place], 0)[known]
-            probability[first + known] = (count + kinds * probability[first + known]) / (total + kinds)
-            # A gram of n tokens is the context of the token behind it.
-            contexts, seen, num_contexts = numbers[:-1], np.where(found, place, -1)[:-1], len(grams)
-        else:
+        if not len(known):
+            yield float(-np.log(probability[1:]).mean())
             seen = seen[:0]  # no longer context is known either
+            continue
+        codes = contexts * vocab_size + train[first:]
+        grams, counts = np.unique(codes, return_counts=True)
+        types = np.bincount(grams // vocab_size, minlength=num_contexts)
+        wanted = np.where(seen >= 0, seen * vocab_size + test[first:], -1)
+        place = np.minimum(np.searchsorted(grams, wanted), len(grams) - 1)
+        found = grams[place] == wanted
+        total, kinds, count = totals[seen[known]], types[seen[known]], np.where(found, counts[place], 0)[known]
+        probability[first + known] = (count + kinds * probability[first + known]) / (total + kinds)
         yield float(-np.log(probability[1:]).mean())
+        if first < orders - 1:  # a gram of n tokens is the context of the token behind it
+            contexts, seen, num_contexts = np.searchsorted(grams, codes[:-1]), np.where(found, place, -1)[:-1], len(grams)
 
 
 def _digest(tokens: np.ndarray) -> str:

@@ -209,14 +209,15 @@ def test_shares_are_of_the_baselines_untied_model() -> None:
 
 def test_sizes_without_an_untied_model_beside_them_are_named() -> None:
     def run(num_layers: int, num_unique: int) -> Run:
-        made = make_run("deep" if num_layers == 6 else "shallow", 0)
+        made = make_run("a", 0)
         return replace(made, summary={**made.summary, "num_layers": num_layers, "num_unique_layers": num_unique})
 
     tied = [run(6, size) for size in (6, 3, 2, 2)]
-    assert missing_depths(tied, "deep") == [2, 3]
-    assert missing_depths([*tied, run(3, 3)], "deep") == [2]
-    assert missing_depths([*tied, run(3, 2), run(2, 2), run(3, 3)], "deep") == []
-    assert missing_depths(tied[:1], "deep") == []
+    assert missing_depths(tied) == [2, 3]
+    assert missing_depths([*tied, run(3, 3)]) == [2]
+    assert missing_depths([*tied, run(3, 2), run(3, 3)]) == [2]
+    assert missing_depths([*tied, run(2, 2), run(3, 3)]) == []
+    assert missing_depths(tied[:1]) == []
 
 
 def line(number: int, pointers: tuple[int, ...], block_params: int) -> Line:
