@@ -73,7 +73,7 @@ def variants(name: str) -> pd.DataFrame:
 
 
 def depth(name: str) -> pd.DataFrame:
-    """Return, of a comparison, each model beside the untied one of its size, and `independent` beside all shallower ones."""
+    """Return, of a comparison, each model beside the untied one of its size, and `independent` beside the shallow ones."""
     runs = pd.read_csv(_DATA / "results" / name / "runs.csv")
     losses = runs.pivot(index="seed", columns="variant", values="test_loss")
     sets = runs.groupby("variant")["num_unique_layers"].first()

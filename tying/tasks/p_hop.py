@@ -1,9 +1,9 @@
-"""p-hop induction: a generated task that takes as many steps, one after another, as a model can be deep.
+"""p-hop induction: a generated task whose steps follow one another, so that depth can pay where small texts do not need it.
 
 A sequence is random tokens. One *hop* leads from a position to the one behind the latest earlier occurrence of its token;
-the answer at a position is the token that p hops lead to (Sanford, Hsu & Telgarsky 2024, arXiv 2402.09268, section 4). Of
-two hops, one layer cannot find the second before another has found the first, so depth pays here where it does not pay on
-small texts (Saunshi et al. 2025, arXiv 2502.17416).
+the answer at a position is the token that p hops lead to. Transformers of about log2(p) layers and a few more can do it, and
+fewer layers probably cannot (Sanford, Hsu & Telgarsky 2024, arXiv 2402.09268); looped ones learn it as deep ones do (Saunshi
+et al. 2025, arXiv 2502.17416).
 
 Shapes: B batch, T tokens (the model's context), V alphabet.
 """
