@@ -43,7 +43,7 @@ PRESETS: dict[str, TrainingConfig] = {
     # Depth pays here, in a minute on one core: comparisons in which tying has something to keep (docs/results.md).
     "p-hop": TrainingConfig(
         task=PHopConfig(),
-        model=GPTConfig(num_layers=6, num_heads=4, width=64, context=32, bias=False),
+        model=GPTConfig(num_layers=6, num_heads=4, width=64, context=32, bias=False, positions="rotary", qk_norm=True),
         trainer=TrainerConfig(iterations=1200, batch_size=32),
         optim=OptimConfig(learning_rate=4e-3, tied_rate=0.5),
         env=EnvConfig(decision_interval=30),

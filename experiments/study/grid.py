@@ -31,7 +31,7 @@ from tying import schema
 from tying.config import build
 from tying.errors import InputError
 from tying.files import read_json, write_json
-from tying.models.config import ModelConfig
+from tying.models.config import BlocksConfig
 from tying.registry import foreign_names
 
 FORMAT = 2
@@ -94,7 +94,7 @@ class Variant:
         return cls(" ".join(text.split()), config, words)
 
 
-def shallow_rivals(model: ModelConfig, num_unique: int) -> list[str]:
+def shallow_rivals(model: BlocksConfig, num_unique: int) -> list[str]:
     """Return the variant with the parameters of a pattern of so many sets and fewer layers, if the model can have them."""
     pretrained = getattr(model, "pretrained", None) is not None
     return [] if pretrained or num_unique == model.num_layers else [f"{_SHALLOW}:{num_unique}"]

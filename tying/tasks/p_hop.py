@@ -1,9 +1,9 @@
 """p-hop induction: a generated task whose steps follow one another, so that depth can pay where small texts do not need it.
 
 A sequence is random tokens. One *hop* leads from a position to the one behind the latest earlier occurrence of its token;
-the answer at a position is the token that p hops lead to. Transformers of about log2(p) layers and a few more can do it, and
-fewer layers probably cannot (Sanford, Hsu & Telgarsky 2024, arXiv 2402.09268); looped ones learn it as deep ones do (Saunshi
-et al. 2025, arXiv 2502.17416).
+the answer at a position is the token that p hops lead to. Transformers of some log2(p) + 2 layers can do it, and fewer
+probably cannot (Sanford, Hsu & Telgarsky 2024, arXiv 2402.09268); looped ones learn it as deep ones do (Saunshi et al.
+2025, arXiv 2502.17416).
 
 Shapes: B batch, T tokens (the model's context), V alphabet.
 """
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tying import models
 from tying.errors import InputError
+from tying.models.config import ModelConfig
 from tying.seeding import derive_seed
 from tying.tasks.base import Batch, Task
 from tying.tasks.config import PHopConfig
@@ -59,7 +60,9 @@ class PHop(Task):
     """
 
     Config = PHopConfig
+    unit = "answer"
     config: PHopConfig
+    model_config: ModelConfig
 
     @property
     def sequence_length(self) -> int:
