@@ -32,11 +32,11 @@ _OURS = ("private_first",)  # fixed strategies that are not from the literature
 def _comparison(path: Path) -> pd.DataFrame:
     """Return the table of a comparison with today's names of columns; older files have bootstrap intervals too."""
     table = pd.read_csv(path)
-    if "t_low" in table:
-        table = table.drop(columns=["low", "high"]).assign(num_layers=6)
-        table = table.rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
-    table["decides"] = [not is_fixed(variant.partition(" --")[0]) for variant in table["variant"]]
-    return table
+    if "t_low" not in table:
+        return table
+    table = table.drop(columns=["low", "high"]).rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
+    decides = [not is_fixed(variant.partition(" --")[0]) for variant in table["variant"]]
+    return table.assign(num_layers=6, decides=decides)
 
 
 def _row(row: dict[str, float], digits: int) -> dict[str, str]:

@@ -93,10 +93,8 @@ def remarks(runs: Sequence[Run], table: pd.DataFrame, baseline: str) -> list[str
             f"counting models, test loss: {listed}; {above} of {len(table)} variants know less than the best of them"
         )
     if missing := missing_depths(runs):
-        lines.append(
-            "tied models here have no untied model of their size beside them, with as many layers as they have sets: add "
-            + " ".join(f"shallow:{depth}" for depth in missing)
-        )
+        sizes, rivals = (" ".join(f"{name}{depth}" for depth in missing) for name in ("", "shallow:"))
+        lines.append(f"no untied model has as many layers as the tied ones have sets of weights ({sizes}): add {rivals}")
     return lines
 
 

@@ -88,8 +88,12 @@ def references(runs: Sequence[Run], baseline: str) -> dict[str, float]:
 
 
 def missing_depths(runs: Sequence[Run]) -> list[int]:
-    """Return the numbers of sets of weights with which tied runs ended and for which no untied run has as many layers."""
-    sizes = {(run.summary["num_layers"], run.summary["num_unique_layers"]) for run in runs}
+    """Return the numbers of sets of weights with which tied runs ended and for which no untied run has as many layers.
+
+    Pretrained models are left out, since their layers are given.
+    """
+    known = [run.summary for run in runs if run.summary.get("task") != "hf"]
+    sizes = {(summary["num_layers"], summary["num_unique_layers"]) for summary in known}
     untied = {layers for layers, unique in sizes if layers == unique}
     return sorted({unique for _, unique in sizes} - untied)
 

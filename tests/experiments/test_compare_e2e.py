@@ -254,7 +254,7 @@ def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
 def test_an_untied_model_with_fewer_layers_stands_beside_the_others(copied: Path, corpus: Path, call: Call) -> None:
     common = [*SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
     finished = call("compare", *ONE, "--agents", "independent", COARSE, *common)
-    assert finished.out.count("as many layers as they have sets: add shallow:2\n") == 1
+    assert finished.out.count("as the tied ones have sets of weights (2): add shallow:2\n") == 1
     finished = call("compare", *ONE, "--agents", "independent", COARSE, "shallow:2", *common)
     assert (finished.status, finished.err) == (0, "")
     assert "add shallow" not in finished.out

@@ -218,6 +218,7 @@ def test_sizes_without_an_untied_model_beside_them_are_named() -> None:
     assert missing_depths([*tied, run(3, 2), run(3, 3)]) == [2]
     assert missing_depths([*tied, run(2, 2), run(3, 3)]) == []
     assert missing_depths(tied[:1]) == []
+    assert missing_depths([replace(each, summary={**each.summary, "task": "hf"}) for each in tied]) == []
 
 
 def line(number: int, pointers: tuple[int, ...], block_params: int) -> Line:
