@@ -63,10 +63,11 @@ def write_report(
     for name, data in pictures.items():
         with replacing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(data)
+    unit = runs[0].summary.get("loss_unit", "nats per token")
     page = _PAGE.render(
         title=f"{len(table)} variants, {each['seed'].nunique()} seeds",
         command=command,
-        notes=[_notes(baseline, clock, runs[0].summary.get("loss_unit", "nats per token")), *remarks(runs, table, baseline)],
+        notes=[_notes(baseline, clock, unit), *remarks(runs, table, baseline)],
         failures=failed,
         table=Markup(readable.to_html(index=False, border=0)),
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
