@@ -80,17 +80,21 @@ def depth(name: str) -> pd.DataFrame:
     shallow = [variant for variant in sets.index if variant.startswith("shallow:")]
     pairs = [(_BASELINE, other) for other in shallow]
     pairs += [(variant, f"shallow:{size}") for variant, size in sets.items() if variant not in shallow]
-    rows = [
-        {
-            "model": f"`{model}`",
-            "test loss": f"{losses[model].mean():.3f}",
-            "beside": f"`{other}`",
-            "its test loss": f"{losses[other].mean():.3f}",
-            "difference": with_interval((losses[model] - losses[other]).dropna().to_numpy(), digits=3),
-        }
-        for model, other in pairs
-        if other in losses
-    ]
+    rows = []
+    for model, other in pairs:
+        if other not in losses:
+            continue
+        paired = losses[[model, other]].dropna()
+        rows.append(
+            {
+                "model": f"`{model}`",
+                "test loss": f"{paired[model].mean():.3f}",
+                "beside": f"`{other}`",
+                "its test loss": f"{paired[other].mean():.3f}",
+                "difference": with_interval((paired[model] - paired[other]).to_numpy(), digits=3),
+                "seeds": len(paired),
+            }
+        )
     return pd.DataFrame(rows)
 
 
