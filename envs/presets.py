@@ -40,7 +40,7 @@ PRESETS: dict[str, TrainingConfig] = {
         optim=OptimConfig(learning_rate=3e-3, tied_rate=0.5),
         reward=RewardConfig(num_batches=16),
     ),
-    # Depth can pay here, in a minute and a half on one core: six layers ended 0.13 to 0.36 nats below three (docs/results.md).
+    # Depth can pay here, in 90 s on one core: six layers ended 0.13 to 0.36 nats below three (docs/results.md).
     "p-hop": TrainingConfig(
         task=PHopConfig(),
         model=GPTConfig(num_layers=6, num_heads=4, width=64, context=32, bias=False, positions="rotary", qk_norm=True),
