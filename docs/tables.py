@@ -30,11 +30,13 @@ _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 
 def _comparison(path: Path) -> pd.DataFrame:
-    """Return the table of a comparison with today's names of columns; the files have bootstrap intervals too."""
-    table = pd.read_csv(path).drop(columns=["low", "high"])
-    table = table.rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
-    table["decides"] = [not is_fixed(variant.partition(" --")[0]) for variant in table["variant"]]
-    return table
+    """Return the table of a comparison with today's names of columns; older files have bootstrap intervals too."""
+    table = pd.read_csv(path)
+    if "t_low" not in table:
+        return table
+    table = table.drop(columns=["low", "high"]).rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
+    decides = [not is_fixed(variant.partition(" --")[0]) for variant in table["variant"]]
+    return table.assign(num_layers=6, decides=decides)
 
 
 def _row(row: dict[str, float], digits: int) -> dict[str, str]:
@@ -53,7 +55,9 @@ def _row(row: dict[str, float], digits: int) -> dict[str, str]:
 def variants(name: str) -> pd.DataFrame:
     """Return a comparison, lowest test loss first."""
     rows = []
-    for row in _comparison(_DATA / "results" / name / "table.csv").sort_values("test_loss").to_dict("records"):
+    table = _comparison(_DATA / "results" / name / "table.csv").sort_values("test_loss")
+    alike = table["num_layers"].nunique() == 1
+    for row in table.to_dict("records"):
         equal_time = "" if row["variant"] == _BASELINE else f"{row['equal_time_difference']:+.3f}"
         rows.append(
             _row(row, digits=0)
@@ -62,6 +66,33 @@ def variants(name: str) -> pd.DataFrame:
                 "perplexity": f"{row['test_ppl']:.2f}",
                 "at equal time": equal_time,
                 "deciding": f"{row['decision_share']:.0%}",
+            }
+            | ({} if alike else {"layers": f"{row['num_layers']:.0f}"})
+        )
+    return pd.DataFrame(rows)
+
+
+def depth(name: str) -> pd.DataFrame:
+    """Return, of a comparison, each model beside the untied one of its size, and `independent` beside the shallow ones."""
+    runs = pd.read_csv(_DATA / "results" / name / "runs.csv")
+    losses = runs.pivot(index="seed", columns="variant", values="test_loss")
+    sets = runs.groupby("variant")["num_unique_layers"].first()
+    shallow = [variant for variant in sets.index if variant.startswith("shallow:")]
+    pairs = [(_BASELINE, other) for other in shallow]
+    pairs += [(variant, f"shallow:{size}") for variant, size in sets.items() if variant not in shallow]
+    rows = []
+    for model, other in pairs:
+        if other not in losses:
+            continue
+        paired = losses[[model, other]].dropna()
+        rows.append(
+            {
+                "model": f"`{model}`",
+                "test loss": f"{paired[model].mean():.3f}",
+                "beside": f"`{other}`",
+                "its test loss": f"{paired[other].mean():.3f}",
+                "difference": with_interval((paired[model] - paired[other]).to_numpy(), digits=3),
+                "seeds": len(paired),
             }
         )
     return pd.DataFrame(rows)
@@ -166,6 +197,7 @@ def _trials() -> pd.DataFrame:
 
 _KINDS: dict[str, Callable[[str], pd.DataFrame]] = {
     "variants": variants,
+    "depth": depth,
     "rivals": rivals,
     "signal": signal,
     "bench": bench,
@@ -190,7 +222,7 @@ def _draw(name: str) -> None:
     """Draw the variants at the preset's own settings; with all others nobody could read the picture."""
     table = _comparison(_DATA / "results" / name / "table.csv")
     plain = table[~table["variant"].str.contains(" --")]
-    pareto(plain, _BASELINE).savefig(_ROOT / "img" / f"results_{name}.png", dpi=100)
+    pareto(plain, _BASELINE, {}).savefig(_ROOT / "img" / f"results_{name}.png", dpi=100)
 
 
 if __name__ == "__main__":

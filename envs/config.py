@@ -11,7 +11,7 @@ from tying import models, strategies, tasks
 from tying.config import by_name, config, override, setting
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
-from tying.models.config import GPTConfig, ModelConfig
+from tying.models.config import BlocksConfig, GPTConfig
 from tying.tasks.config import TaskConfig
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 
@@ -23,7 +23,7 @@ class TrainingConfig:
     task: Annotated[SerializeAsAny[TaskConfig], by_name("task", TaskConfig, tasks.config_class)] = setting(
         "the kind of work", default=TaskConfig()
     )
-    model: Annotated[SerializeAsAny[ModelConfig], by_name("model", ModelConfig, models.config_class)] = setting(
+    model: Annotated[SerializeAsAny[BlocksConfig], by_name("model", BlocksConfig, models.config_class)] = setting(
         "the Transformer", default=GPTConfig()
     )
     data: DataConfig = setting("the text and its tokens", default=DataConfig())

@@ -2,8 +2,8 @@
 
 python -m experiments.retrain runs/<run> --seeds 5
 
-Beside it: the run itself, independent, and every fixed strategy with as many unique layers, of which the best on
-the reward split is named. Budget, data and optimizer are the run's own.
+Beside it: the run itself, independent, an untied model of as many layers as the pattern has sets, and every fixed strategy
+with as many, of which the best on the reward split is named. Budget, data and optimizer are the run's own.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> Any:
     settings["env"] |= {"action_mode": "joint", "freeze_after": 1.0}
     write_json(folder / "settings.json", settings)
     common = ["--config", str(folder / "settings.json"), *(["--trust"] if flags.trust else [])]
-    texts = list(dict.fromkeys([found, *rivals, _BASELINE]))
+    texts = list(dict.fromkeys([found, *rivals, *grid.shallow_rivals(made.model, pattern.num_unique), _BASELINE]))
     variants, seeds = grid.parse_variants(texts, common), flags.seed_list(summary["seed"])
     command, extra = ["python", "-m", "experiments.retrain", *words], {f"run: {summary['agent']}": directory}
     table = comparison.compare(flags, folder, variants, seeds, _BASELINE, command, extra)

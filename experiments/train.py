@@ -40,10 +40,10 @@ def main(words: Sequence[str]) -> "Run":
     run = load_run(directory.path, trust=command.config is not None or command.trust)
     path = shlex.quote(str(directory.path)) + (" --trust" if run.config.needs_trust else "")
     console.print(summary_table(run.summary))
+    sample = f"sample    python -m experiments.sample {path}\n" if hasattr(run.task, "generate") else ""
     console.print(
         f"look      tensorboard --logdir {shlex.quote(str(directory.path.parent))}\n"
-        f"sample    python -m experiments.sample {path}\n"
-        f"resume    python -m experiments.train --resume {path}   (after an interruption)",
+        f"{sample}resume    python -m experiments.train --resume {path}   (after an interruption)",
         soft_wrap=True,
     )
     return run

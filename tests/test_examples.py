@@ -107,7 +107,7 @@ def test_the_readme_is_short() -> None:
 
 def test_the_tests_that_the_pages_name_exist() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    text = (ROOT / "docs/proofs.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("proofs.md", "systems.md"))
     named = re.findall(r"`(test_\w+)`", text)
     assert len(named) >= 16
     assert [name for name in named if not re.search(rf"^def {name}(_|\()", source, re.MULTILINE)] == ["test_fault_NN"]

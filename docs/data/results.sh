@@ -33,3 +33,9 @@ python -m experiments.signal_study --preset mini --decisions 54 --seeds 2 --data
 shorter=(--trainer.iterations 320 --data.max-chars 390000)
 compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}"
 compare stdlib_limited --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}" --data.train-chars 33000
+# A task in which steps follow one another; of the third seed, and of sequence:3, not all runs were made.
+hops() { # name, seeds, then flags
+    python -m experiments.compare --preset p-hop --seeds "$2" --clock cpu --out "$out/$1" "${@:3}"
+}
+hops p_hop 3 --agents independent shallow:3 shallow:2 sequence:3
+hops p_hop_learned 1 --agents independent shallow:3 shallow:2 --model.positions learned --model.qk-norm false

@@ -126,10 +126,10 @@ def parse_config(words: Sequence[str], mistakes: list[str], own: cli.Flags | Non
 
 
 def _check_machine(made: Config | None, start: Config, chosen: Mapping[str, Any], mistakes: list[str]) -> None:
-    """Check that device, text and model are there; where other settings are wrong, by the choices alone."""
+    """Check that device, text and model are there; where other settings are wrong, by the choices and the task alone."""
     device = made.trainer.device if made is not None else chosen.get("trainer.device", "auto")
     _attempt(mistakes, lambda: require_device(device))
-    own = nested(chosen)
+    own = nested({**start.task.recommended, **chosen})
     data = made.data if made is not None else _attempt(mistakes, lambda: build(DataConfig, own.get("data", {}), "data."))
     task = (
         made.task if made is not None else _attempt(mistakes, lambda: build(type(start.task), own.get("task", {}), "task."))

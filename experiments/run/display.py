@@ -114,7 +114,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     trainable, independent = summary["trainable_params"], summary["independent_params"]
     blocks, all_blocks = summary["trainable_block_params"], summary["independent_block_params"]
     for name in (name for name in summary if name.startswith("test_")):
-        table.add_row(name.replace("_", " "), f"{summary[name]:.4f}" + (" nats per token" if name == "test_loss" else ""))
+        unit = f" {summary.get('loss_unit', 'nats per token')}" if name == "test_loss" else ""
+        table.add_row(name.replace("_", " "), f"{summary[name]:.4f}{unit}")
+    if references := summary.get("references"):
+        table.add_row("counting models", ", ".join(f"{name} {loss:.3f}" for name, loss in references.items()))
     table.add_row("tying", tying_row(pointers).append(f"  {pointers}"))
     table.add_row("unique layers", f"{pointers.num_unique} of {len(pointers)}")
     table.add_row("trainable parameters", f"{trainable:,} of {independent:,} untied ({trainable / independent:.1%})")

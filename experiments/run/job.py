@@ -137,8 +137,7 @@ class Job:
 
     def _prepare(self, console: Console) -> dict[str, Any]:
         """Read the data, build the model, and return what the run depends on besides its settings."""
-        data = self.config.data
-        console.print(f"corpus {data.path or data.hf or data.corpus}: reading ...", soft_wrap=True)
+        console.print(f"corpus {self.simulator.task.source}: reading ...", soft_wrap=True)
         self.simulator.task.require()
         # The run's seed also holds for an agent that resets the environment without one.
         self.env.reset(seed=self.config.run.seed)

@@ -154,9 +154,10 @@ class Recorder:
             snapshot.save(self.agent, folder, self._digest.hexdigest())
             self.directory.keep_checkpoints(KEPT_CHECKPOINTS)
 
-    def finish(self, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:
-        """Log the settings beside the final figures, and the metrics of the agent's last update."""
+    def finish(self, settings: Mapping[str, Any], figures: Mapping[str, float], references: Mapping[str, float]) -> None:
+        """Log the settings beside the final figures, the references, and the metrics of the agent's last update."""
         self.logger.agent(self.trainer.iteration, {}, self._metrics())
+        self.logger.references(references, self.trainer.iteration)
         self.logger.hparams(settings, figures, self.trainer.iteration)
 
     def _metrics(self) -> dict[str, float]:

@@ -19,7 +19,8 @@ def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> 
     directory.require_decisions(recorder.lines)
     summary = _summarise(config, recorder)
     figures = {k: summary[k] for k in ("test_loss", "trainable_params", "num_unique_layers")}
-    recorder.finish(flat(config.resolved()), {**figures, **{k: v for k, v in summary.items() if k.startswith("test_")}})
+    figures |= {k: v for k, v in summary.items() if k.startswith("test_")}
+    recorder.finish(flat(config.resolved()), figures, summary["references"])
     with replacing(directory.final) as temporary:
         temporary.mkdir()
         checkpoint.save_tensors(trainer.state_dict()["model"], temporary / "model.safetensors")
@@ -35,11 +36,13 @@ def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> 
 def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:
     trainer, records = recorder.trainer, [line.record for line in recorder.lines]
     metrics = trainer.metrics("test")
+    metrics |= trainer.task.other_units("test", metrics["loss"])
     return {
         "agent": config.agent.name,
         "seed": config.run.seed,
         "preset": config.preset,
         "task": config.task.name,
+        "loss_unit": f"nats per {trainer.task.unit}",
         "pointers": list(trainer.pointers),
         "num_layers": len(trainer.pointers),
         "num_unique_layers": trainer.pointers.num_unique,
@@ -58,4 +61,5 @@ def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:
         "decision_s": sum(line.decision_s for line in recorder.lines),
         "evaluate_s": sum(record.evaluate_s for record in records),
         **inputs(trainer.task, recorder.agent),
+        "references": trainer.task.references(),  # last, since what it takes is no time of the run
     }

@@ -99,6 +99,11 @@ class TensorBoardLogger:
             file_writer.add_summary(event)
         self._scalars(iteration, named)
 
+    def references(self, losses: Mapping[str, float], iteration: int) -> None:
+        """Draw losses that are no model's of this run as level lines from the beginning to the end."""
+        for step in (0, iteration):
+            self._scalars(step, {f"references/{name}": loss for name, loss in losses.items()})
+
     def flush(self) -> None:
         """Put everything on disk."""
         self._writer.flush()

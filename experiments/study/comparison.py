@@ -69,7 +69,7 @@ def compare(
         Failed: If runs failed; the report of the others is written before.
     """
     # Imported now, since they import pandas and matplotlib: mistakes are answered before.
-    from experiments.study.report import print_table, write_report
+    from experiments.study.report import print_table, remarks, write_report
     from experiments.study.results import Run
 
     console = make_console()
@@ -85,6 +85,8 @@ def compare(
         raise Failed([*failures, f"no report: not one run of {baseline!r}, which differences are to, is finished"])
     table = write_report(folder, runs, failures, baseline, f"{flags.clock}_s", shlex.join(command))
     print_table(table, baseline, console)
+    for line in remarks(runs, table, baseline):
+        console.print(line, soft_wrap=True)
     report, runs_folder = (shlex.quote(str(folder / name)) for name in ("report.html", "runs"))
     look = f"report     {report}\nlook       tensorboard --logdir {runs_folder}"
     console.print(look, soft_wrap=True)

@@ -31,6 +31,7 @@ from tying import schema
 from tying.config import build
 from tying.errors import InputError
 from tying.files import read_json, write_json
+from tying.models.config import BlocksConfig
 from tying.registry import foreign_names
 
 FORMAT = 2
@@ -46,9 +47,15 @@ _SET_HERE = {
 }
 
 
+# A variant that is no agent: conventional training of a model with fewer layers.
+_SHALLOW = "shallow"
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One line of a comparison: an agent, with settings of its own.
+    """One line of a comparison: an agent, with settings of its own; or `shallow:K`, an untied model of K layers.
+
+    The second has the parameters of a pattern with K sets of weights, and less compute: what tying has to beat.
 
     Attributes:
         label: The text that named it: an agent's name and flags ("dqn --reward.name fork").
@@ -65,7 +72,7 @@ class Variant:
         """Return the variant that a text means.
 
         Args:
-            text: An agent's name, and behind it flags of `experiments.train` that hold for it alone.
+            text: An agent's name or `shallow:K`, and behind it flags of `experiments.train` that hold for it alone.
             common: Flags that hold for all variants; those of the variant stand above them.
 
         Raises:
@@ -79,10 +86,39 @@ class Variant:
         flags = dict.fromkeys(word.partition("=")[0] for word in given)
         lines = [f"{flag} is for single runs: {_SET_HERE[flag]}" for flag in flags if flag in _SET_HERE]
         words = (*given, "--agent", name.strip())
+        if name.partition(":")[0] == _SHALLOW and not lines:
+            words = (*given, *_shallow(name.strip(), given))
         config = parse_config(words, lines) if not lines else None
         if lines or config is None:
             raise InputError(lines)
         return cls(" ".join(text.split()), config, words)
+
+
+def shallow_rivals(model: BlocksConfig, num_unique: int) -> list[str]:
+    """Return the variant with the parameters of a pattern of so many sets and fewer layers, if the model can have them."""
+    pretrained = getattr(model, "pretrained", None) is not None
+    return [] if pretrained or num_unique == model.num_layers else [f"{_SHALLOW}:{num_unique}"]
+
+
+def _shallow(name: str, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the flags of `shallow:K`, which stand above those given.
+
+    Raises:
+        InputError: If K is no number of layers below the model's own, or the model is a pretrained one.
+    """
+    lines: list[str] = []
+    deep = parse_config((*given, "--agent", "independent"), lines)
+    if deep is None or lines:
+        raise InputError(lines)
+    text, most = name.partition(":")[2], deep.model.num_layers - 1
+    if text not in map(str, range(1, most + 1)):
+        raise InputError(
+            f"variant {name!r}: expected {_SHALLOW}:K with K from 1 to {most}, fewer layers than the model has"
+        )
+    if not shallow_rivals(deep.model, int(text)):
+        raise InputError(f"variant {name!r}: a pretrained model comes with all of its layers")
+    # Pointers at the start may be written for as many layers as the model has.
+    return ("--model.num-layers", text, "--env.initial-pointers", "independent", "--agent", "independent")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.text import Text
 from experiments.run.figures import png
 from experiments.run.intervals import written
 from experiments.study import plots
-from experiments.study.results import Run, run_table, variant_table
+from experiments.study.results import Run, metrics_of, missing_depths, references, run_table, variant_table
 from tying.files import replacing, write_text
 
 _PAGE = jinja2.Template(
@@ -30,7 +30,7 @@ img { max-width: 100% } pre { background: #f5f5f5; padding: .7em; white-space: p
 </style>
 <h1>{{ title }}</h1>
 <pre>{{ command }}</pre>
-<p>{{ notes }}</p>
+{% for line in notes %}<p>{{ line }}</p>{% endfor %}
 {% for line in failures %}<p class="failed">{{ line }}</p>{% endfor %}
 {{ table }}
 {% for name, data in pictures.items() %}<h2>{{ name }}</h2><img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
@@ -49,9 +49,10 @@ def write_report(
     """Write runs.csv, table.csv, table.md, the pictures and report.html; return the table of variants."""
     each = run_table(runs, clock, baseline)
     table = variant_table(each, baseline)
+    known = references(runs, baseline)
     figures = {
-        "pareto": plots.pareto(table, baseline),
-        "curves": plots.curves(runs, baseline),
+        "pareto": plots.pareto(table, baseline, known),
+        "curves": plots.curves(runs, baseline, known),
         "maps": plots.maps(runs),
     }
     write_text(folder / "runs.csv", each.to_csv(index=False))
@@ -62,10 +63,11 @@ def write_report(
     for name, data in pictures.items():
         with replacing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(data)
+    unit = runs[0].summary.get("loss_unit", "nats per token")
     page = _PAGE.render(
         title=f"{len(table)} variants, {each['seed'].nunique()} seeds",
         command=command,
-        notes=_notes(baseline, clock),
+        notes=[_notes(baseline, clock, unit), *remarks(runs, table, baseline)],
         failures=failed,
         table=Markup(readable.to_html(index=False, border=0)),
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
@@ -73,6 +75,28 @@ def write_report(
     )
     write_text(folder / "report.html", page)
     return table
+
+
+def remarks(runs: Sequence[Run], table: pd.DataFrame, baseline: str) -> list[str]:
+    """Return what a table should be read with, a line each: what counting models know of the text, what is missing.
+
+    Args:
+        runs: All of them.
+        table: From `results.variant_table`.
+        baseline: The variant whose text it is.
+    """
+    lines = []
+    if known := references(runs, baseline):
+        best = min(known, key=lambda name: known[name])
+        above = int((table["test_loss"] > known[best]).sum())
+        listed = ", ".join(f"{name} {loss:.3f}" for name, loss in known.items())
+        lines.append(
+            f"counting models, test loss: {listed}; {above} of {len(table)} variants know less than the best of them"
+        )
+    if missing := missing_depths(runs):
+        sizes, rivals = (" ".join(f"{name}{depth}" for depth in missing) for name in ("", "shallow:"))
+        lines.append(f"no untied model has as many layers as the tied ones have sets of weights ({sizes}): add {rivals}")
+    return lines
 
 
 def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
@@ -91,10 +115,10 @@ def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
     console.print(shown)
 
 
-def _notes(baseline: str, clock: str) -> str:
+def _notes(baseline: str, clock: str, unit: str) -> str:
     wall = "wall time, left out where runs of a seed were made under different load"
     return (
-        f"Differences are to {baseline}, paired by seed (same initial weights, same batches), in nats per token on the "
+        f"Differences are to {baseline}, paired by seed (same initial weights, same batches), in {unit} on the "
         "test split, which no decision saw; in brackets Student's 95 % interval of their mean, from three pairs on. "
         "'Equal time' is the loss on the reward split when the fastest run of a seed ended, in seconds of "
         f"{wall if clock == 'wall_s' else 'processor time'}."
@@ -103,18 +127,23 @@ def _notes(baseline: str, clock: str) -> str:
 
 def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     rows = []
+    metrics = metrics_of(table)
+    with_perplexity = {"test_bits_per_byte"}.issuperset(metrics)  # a task with metrics of its own is not read by it
     for row in table.to_dict("records"):
+        own = {name.removeprefix("test_").replace("_", " "): f"{row[name]:.4f}" for name in metrics}
         rows.append(
             {
                 "agent": row["variant"],
                 "seeds": str(row["seeds"]),
+                "layers": f"{row['num_layers']:.0f}",
                 "unique layers": f"{row['num_unique_layers']:.1f}",
                 "changes": f"{row['changes']:.1f}",
                 "block parameters": f"{row['block_params_share']:.0%}",
                 "test loss": f"{row['test_loss']:.4f}",
                 "difference": _interval(row, "") if row["variant"] != baseline else "-",
                 "better in": f"{row['better_in']}/{row['pairs']}" if row["variant"] != baseline else "-",
-                "perplexity": f"{row['test_ppl']:.3f}",
+                **({"perplexity": f"{row['test_ppl']:.3f}"} if with_perplexity else {}),
+                **own,
                 "equal time": _interval(row, "equal_time_") if row["variant"] != baseline else "-",
                 "tokens/s": f"{row['tokens_per_s']:,.0f}",
                 "deciding": f"{row['decision_share']:.0%}",

@@ -81,8 +81,25 @@ class Run:
         return float(np.interp(seconds, times, self.curve["reward_loss"].to_numpy()))
 
 
+def references(runs: Sequence[Run], baseline: str) -> dict[str, float]:
+    """Return the reference losses of the baseline's text, nats per token; none where its task has none."""
+    found: dict[str, float] = next(run.summary.get("references", {}) for run in runs if run.label == baseline)
+    return found
+
+
+def missing_depths(runs: Sequence[Run]) -> list[int]:
+    """Return the numbers of sets of weights with which tied runs ended and for which no untied run has as many layers.
+
+    Pretrained models are left out, since their layers are given.
+    """
+    known = [run.summary for run in runs if run.summary.get("task") != "hf"]
+    sizes = {(summary["num_layers"], summary["num_unique_layers"]) for summary in known}
+    untied = {layers for layers, unique in sizes if layers == unique}
+    return sorted({unique for _, unique in sizes} - untied)
+
+
 def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
-    """Return one row per run.
+    """Return one row per run, with the metrics of its task that do not follow from the loss (`test_accuracy`).
 
     Args:
         runs: All finished runs.
@@ -101,8 +118,10 @@ def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
                 "decides": run.decides,
                 "pattern": str(Pointers(s["pointers"])),
                 "test_loss": s["test_loss"],
+                **{name: s[name] for name in s if name.startswith("test_") and not name.endswith(("_loss", "_ppl"))},
                 "reward_loss": s["reward_loss"],
                 "equal_time_reward_loss": run.reward_loss_at(equal_time[run.seed], clock),
+                "num_layers": s["num_layers"],
                 "num_unique_layers": s["num_unique_layers"],
                 "trainable_params": s["trainable_params"],
                 "block_params_share": s["trainable_block_params"] / untied,
@@ -133,6 +152,7 @@ def _equal_times(runs: Sequence[Run], clock: str) -> dict[int, float]:
 
 
 _MEANS = (
+    "num_layers",
     "num_unique_layers",
     "changes",
     "block_params_share",
@@ -158,11 +178,17 @@ def variant_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
         row: dict[str, Any] = {"variant": label, "decides": bool(own["decides"].any()), "seeds": len(own)}
         row |= {name: own[name].mean() for name in ("test_loss", "reward_loss")}
         row["test_ppl"] = perplexity(row["test_loss"])
+        row |= {name: own[name].mean() for name in metrics_of(runs)}
         row["pairs"] = len(own.index.intersection(reference.index))
         row |= _compared(own, reference, "test_loss", "")
         row |= _compared(own, reference, "equal_time_reward_loss", "equal_time_")
         rows.append(row | {name: own[name].mean() for name in _MEANS})
     return pd.DataFrame(rows)
+
+
+def metrics_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that are a task's own metrics, such as `test_accuracy`."""
+    return [name for name in table.columns if name.startswith("test_") and name not in ("test_loss", "test_ppl")]
 
 
 def _compared(own: pd.DataFrame, reference: pd.DataFrame, column: str, prefix: str) -> dict[str, float]:

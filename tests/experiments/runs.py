@@ -17,6 +17,7 @@ from experiments.run.command_line import parse
 from experiments.run.config import Config
 from experiments.run.recorder import Recorder
 from tests.conftest import single_thread
+from tests.tying.rows import write_labelled
 from tying.errors import InputError
 from tying.files import write_json
 
@@ -25,6 +26,22 @@ SMALL = (
     "--preset tiny --trainer.iterations 16 --env.decision-interval 2 --model.width 8 --model.num-layers 3 "
     "--checkpoint-interval 2"
 ).split()
+
+
+# A search and a fixed pattern for every task and model; SMALL and its like set sizes that all models have.
+KINDS = {
+    "masked_lm": "--task masked_lm --task.whole-words --model.embedding-size 4 --model.num-layers 3 --model.context 16",
+    "sequence_classification": "--task sequence_classification --model.num-layers 3 --model.context 16",
+    "image_classification": "--task image_classification --model.num-layers 3 --model.patch 4",
+    "llama": "--model llama --model.num-layers 3 --model.context 16",
+}
+
+
+def data_of(kind: str, text: Path) -> list[str | Path]:
+    """Return the flags of the data that a kind of `KINDS` is trained on: a text, rows written beside it, or the digits."""
+    if kind == "sequence_classification":
+        return ["--data.path", write_labelled(text.with_name("rows.tsv")), "--data.tokenizer", "byte"]
+    return [] if kind == "image_classification" else ["--data.path", text]
 
 
 def config_of(*words: str | Path) -> Config:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -21,14 +22,15 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from experiments import load_run
 from experiments.run.command_line import parse
 from experiments.run.config import load_config
 from experiments.run.directory import RunDirectory
 from experiments.study import plots
-from experiments.study.report import print_table
-from experiments.study.results import Run, run_table, variant_table
+from experiments.study.report import print_table, remarks
+from experiments.study.results import Run, references, run_table, variant_table
 from tests.conftest import PATIENCE_S, ROOT, Finished, words
-from tests.experiments.runs import SMALL, call_in, change, contents, read, weights
+from tests.experiments.runs import KINDS, SMALL, call_in, change, contents, data_of, read, weights
 
 pytestmark = pytest.mark.e2e
 
@@ -152,6 +154,32 @@ def test_the_table_to_read_has_the_figures_of_the_table(comparison: Path) -> Non
     assert rows["independent"]["difference"] == "-"
 
 
+def test_counting_models_stand_beside_the_variants(comparison: Path) -> None:
+    runs = [Run.load(name, RunDirectory(comparison / "runs" / f"{name}__s4")) for name in ("independent", "dqn")]
+    known = references(runs, "independent")
+    assert list(known) == [f"{order}-gram" for order in range(1, 6)]
+    table = variant_table(run_table(runs, "wall_s", "independent"), "independent")
+    page = (comparison / "report.html").read_text()
+    assert ", ".join(f"{name} {loss:.3f}" for name, loss in known.items()) in page
+    levels = {
+        "low": table["test_loss"].min() - 9,
+        "between": table["test_loss"].mean(),
+        "high": table["test_loss"].max() + 9,
+    }
+    axes = plots.pareto(table, "independent", levels).axes[0]
+    written = {text.get_text() for text in axes.texts}
+    lines = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+    assert lines == [pytest.approx(np.exp(levels["between"]))]  # the others are off the picture
+    assert {"between", f"below the picture: low {np.exp(levels['low']):.3f}"} <= written
+    assert f"above the picture: high {np.exp(levels['high']):.3f}" in written
+    bits = pd.read_csv(comparison / "table.csv").set_index("variant")["test_bits_per_byte"]
+    assert bits["independent"] > 1
+    one = [replace(runs[0], summary={k: v for k, v in runs[0].summary.items() if k != "references"})]
+    assert not any("counting models" in line for line in remarks(one, table, "independent"))
+    line = remarks(runs, table, "independent")[0]
+    assert line.endswith("2 of 2 variants know less than the best of them")
+
+
 def test_runs_csv_is_what_the_summaries_say(comparison: Path) -> None:
     table = pd.read_csv(comparison / "runs.csv")
     summaries = {}
@@ -188,6 +216,30 @@ def test_the_recorded_command_makes_the_same_run(comparison: Path, name: str) ->
     assert parse(flags).config == load_config(folder / "config.json")
 
 
+@pytest.mark.parametrize("kind", [name for name in KINDS if KINDS[name].startswith("--task")])
+def test_every_task_is_compared_and_its_models_are_loaded(kind: str, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(words(6_000), encoding="utf-8")
+    flags = [*SMALL, *KINDS[kind].split(), *data_of(kind, tmp_path / "corpus.txt"), "--lr", "0.01"]
+    ended = call("compare", "--agents", "independent", "dqn", "0 0 0", "--seeds", "1", *flags, "--out", "c", *ONE)
+    assert (ended.status, ended.err) == (0, "")
+    table = pd.read_csv(tmp_path / "c" / "runs.csv")
+    for name, loss in zip(("independent__s0", "dqn__s0", "0-0-0__s0"), table["test_loss"], strict=True):
+        run = load_run(tmp_path / "c" / "runs" / name)
+        found = run.task.metrics(run.model, run.task.evaluation_batches("test", run.config.trainer.batch_size))
+        assert {f"test_{key}": value for key, value in found.items()}.items() <= run.summary.items()
+        assert found["loss"] == pytest.approx(loss, rel=1e-12) and len(found) > 1
+        assert run.summary["loss_unit"] == f"nats per {run.task.unit}"
+        assert run.decisions["reward_loss"].iloc[-1] < run.task.uninformed_loss + 0.5
+    metrics = {name for name in table.columns if name.startswith("test_")} - {"test_loss"}
+    assert metrics == {f"test_{name}" for name in found if name != "loss" and not name.endswith("ppl")}
+    means = pd.read_csv(tmp_path / "c" / "table.csv")
+    assert all(means[name].tolist() == pytest.approx(table[name].tolist()) for name in metrics)
+    shown = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert f"in nats per {run.task.unit} on the test split" in shown
+    assert ("<th>accuracy</th>" in shown) == ("accuracy" in found) != ("<th>perplexity</th>" in shown)
+    assert table["trainable_params"].iloc[2] < table["trainable_params"].iloc[0]
+
+
 def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
     runs = pd.read_csv(comparison / "runs.csv").set_index(["variant", "seed"])["test_loss"]
     assert runs["independent", 4] == runs[FROZEN, 4] != runs["independent", 5] == runs[FROZEN, 5]
@@ -197,6 +249,23 @@ def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
 
 
 # Asked for again.
+
+
+def test_an_untied_model_with_fewer_layers_stands_beside_the_others(copied: Path, corpus: Path, call: Call) -> None:
+    common = [*SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
+    finished = call("compare", *ONE, "--agents", "independent", COARSE, *common)
+    assert finished.out.count("as the tied ones have sets of weights (2): add shallow:2\n") == 1
+    finished = call("compare", *ONE, "--agents", "independent", COARSE, "shallow:2", *common)
+    assert (finished.status, finished.err) == (0, "")
+    assert "add shallow" not in finished.out
+    row = pd.read_csv(copied / "table.csv").set_index("variant").loc["shallow:2"]
+    assert (row["num_layers"], row["num_unique_layers"], row["decides"]) == (2, 2, False)
+    assert row["block_params_share"] == pytest.approx(2 / 3)  # of the baseline's three layers
+    single = ["--agent", "independent", *SMALL, "--model.num-layers", "2", "--data.path", corpus, "--seed", "4"]
+    assert call("train", *single, "--out", "single").status == 0
+    assert weights(Path("single")) == weights(copied / "runs" / "shallow-2__s4")
+    axes = plots.pareto(pd.read_csv(copied / "table.csv"), "independent", {}).axes[0]
+    assert [line.get_marker() for line in axes.lines if line.get_marker() in "os^"] == ["s", "s", "^"]
 
 
 def test_finished_runs_are_taken_as_they_are_and_agents_can_be_added(
@@ -440,7 +509,8 @@ def test_a_run_from_elsewhere_is_drawn_as_what_its_agent_is(copied: Path, agent:
     others = [Run.load("independent", RunDirectory(copied / "runs" / "independent__s4"))]
     table = variant_table(run_table([*others, run], "wall_s", "independent"), "independent")
     assert table.set_index("variant")["decides"].to_dict() == {"independent": False, run.label: not fixed}
-    lines = plots.curves([*others, run], "independent").axes[0].lines
+    lines = plots.curves([*others, run], "independent", {}).axes[0].lines
     assert [line.get_linestyle() for line in lines] == ["--", "--" if fixed else "-"]
-    points = [line.get_marker() for line in plots.pareto(table, "independent").axes[0].lines if line.get_marker() in "os"]
+    lines = plots.pareto(table, "independent", {}).axes[0].lines
+    points = [line.get_marker() for line in lines if line.get_marker() in "os"]
     assert points == ["s", "s" if fixed else "o"]

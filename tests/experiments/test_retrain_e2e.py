@@ -45,16 +45,21 @@ def test_the_found_pattern_is_set_beside_the_run_and_the_fixed_ones(call: Call, 
     assert (finished.status, finished.err) == (0, "")
     folder = tmp_path / "comparisons" / "retrain__changing"
     table = pd.read_csv(folder / "runs.csv").set_index("variant")
-    assert list(table.index) == [f"run: {CHANGING}", "0 1 1", "sequence:2", "cycle:2", "independent"]
+    assert list(table.index) == [f"run: {CHANGING}", "0 1 1", "sequence:2", "cycle:2", "shallow:2", "independent"]
     assert set(table["seed"]) == {3}
     assert table["pattern"].to_dict() == {
         f"run: {CHANGING}": "0 1 1",
         "0 1 1": "0 1 1",
         "sequence:2": "0 0 2",
         "cycle:2": "0 1 0",
+        "shallow:2": "0 1",
         "independent": "0 1 2",
     }
     assert set(table["num_unique_layers"].drop("independent")) == {2}
+    for column in ("trainable_params", "block_params_share"):  # of the tied patterns, not of its own two layers
+        assert table.loc["shallow:2", column] == table.loc["0 1 1", column]
+    assert table["num_layers"].drop("shallow:2").eq(3).all() and table.loc["shallow:2", "num_layers"] == 2
+    assert "shallow:" not in finished.out.partition("by reward loss")[2] and "add shallow" not in finished.out
     assert table.loc[f"run: {CHANGING}", "test_loss"] == loss_of(runs / "changing")
     assert table.loc["0 1 1", "test_loss"] == loss_of(runs / "scratch") != loss_of(runs / "changing")
     fixed = {"0 1 1": "private_first", "sequence:2": "sequence:2", "cycle:2": "cycle:2"}
@@ -88,7 +93,8 @@ def test_the_settings_of_the_run_are_used_except_how_decisions_are_made(
     )
     finished = call("retrain", runs / "changing", "--seeds", "4", "7", "--jobs", "1", "--out", "c")
     assert finished.status == 1  # since nothing was trained
-    assert list(made) == ["0 1 1", "sequence:2", "cycle:2", "independent"]
+    assert list(made) == ["0 1 1", "sequence:2", "cycle:2", "shallow:2", "independent"]
+    assert made.pop("shallow:2").config.model.num_layers == 2
     own = load_config(runs / "changing" / "config.json").resolved()
     for spec in made.values():
         resolved = spec.config.resolved()

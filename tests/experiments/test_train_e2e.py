@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from envs.presets import PRESETS
+from experiments import load_run
 from tests.conftest import Finished, Scripts
-from tests.experiments.runs import call_in, config_of, decisions, read, weights
+from tests.experiments.runs import SMALL, call_in, config_of, decisions, mistake, read, weights
+from tests.tying.rows import write_labelled
 from tying import tasks
 from tying.config import override
+from tying.errors import InputError
 from tying.training import checkpoint
 from tying.training.trainer import Trainer
 
@@ -47,10 +51,12 @@ SUMMARY = {
     "changes": int,
     "test_loss": float,
     "test_ppl": float,
+    "test_bits_per_byte": float,
     "reward_loss": float,
     "wall_s": float,
     "train_s": float,
     "decision_s": float,
+    "references": dict,
 }
 
 
@@ -124,6 +130,8 @@ def test_summary_says_what_was_asked_for(run: Path) -> None:
     patterns = [[0, 1, 2, 3], *(line["pointers"] for line in lines)]
     assert summary["changes"] == sum(one != other for one, other in itertools.pairwise(patterns))
     assert summary["test_ppl"] == math.exp(summary["test_loss"])
+    # Bytes are the tokens of this preset.
+    assert summary["test_bits_per_byte"] == pytest.approx(summary["test_loss"] / math.log(2))
     assert 0 < summary["train_s"] < summary["wall_s"]
 
 
@@ -204,6 +212,62 @@ def test_own_config_makes_the_same_run_again(train: Callable[..., Finished], run
     assert weights(tmp_path / "again") == weights(run)
 
 
+def test_a_classifier_begins_with_the_weights_and_the_tokenizer_of_a_run(
+    train: Callable[..., Finished], text_file: Path, tmp_path: Path
+) -> None:
+    """Of tied layers, each begins with the weights that it used; another size is refused before anything is made."""
+    small = [*SMALL, "--model.context", "16", "--seed", "1"]
+    first = [*small, "--task", "masked_lm", "--data.path", text_file, "--data.tokenizer", "bpe", "--data.vocab-size", "300"]
+    assert train(*first, "--agent", "0 1 1", "--out", "first").status == 0
+    second = [*small, "--task", "sequence_classification", "--model.init-from", "first", "--lr", "1e-12"]
+    second += ["--data.path", write_labelled(tmp_path / "rows.tsv"), "--agent", "independent"]
+    assert train(*second, "--out", "second").status == 0
+    assert (tmp_path / "second" / "tokenizer.json").read_bytes() == (tmp_path / "first" / "tokenizer.json").read_bytes()
+    before, after = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("first", "second"))
+    assert not any(name.startswith("h.2.") for name in before)
+    for name, value in after.items():
+        if not name.startswith("head."):
+            own = before[name.replace("h.2.", "h.1.")]
+            torch.testing.assert_close(value, own, rtol=0, atol=1e-9)
+    finished = train(*second, "--model.width", "16", "--out", "third")
+    assert (finished.status, len(finished.err.splitlines())) == (2, 1) and not (tmp_path / "third").exists()
+    assert "model.init_from = 'first': of other sizes: embeddings." in finished.err
+    assert "no folder of a run" in mistake(*second, "--model.init-from", "nowhere")
+    assert "task 'masked_lm' begins anew" in mistake(*first, "--model.init-from", "first")
+    (tmp_path / "first" / "final" / "model.safetensors").write_bytes(b"damaged")
+    assert "model.safetensors: damaged" in train(*second, "--out", "third").err
+
+
 def test_other_seed_is_another_run(train: Callable[..., Finished], run: Path, tmp_path: Path) -> None:
     assert train("--config", run / "config.json", "--out", "other", "--seed", "4").status == 0
     assert weights(tmp_path / "other") != weights(run)
+
+
+# A task that generates its data.
+
+HOPS = (
+    "--preset p-hop --model.width 8 --model.num-layers 3 --model.context 16 --trainer.iterations 8 --trainer.batch-size 4 "
+    "--env.decision-interval 2 --task.eval-sequences 20 --out run"
+).split()
+
+
+def test_a_generated_task_is_trained_as_any_other(train: Callable[..., Finished]) -> None:
+    finished = train(*HOPS, "--agent", "random", "--task.hops", "2")
+    assert (finished.status, finished.err) == (0, "")
+    assert "corpus p-hop induction (2 hops, 4 letters): reading ..." in finished.out
+    assert "counting models" not in finished.out and "test accuracy" in finished.out
+    summary = read(Path("run") / "final" / "summary.json")
+    assert (summary["task"], summary["references"], summary["tokens"]) == ("p_hop", {}, 8 * 4 * 16)
+    assert not {"test_ppl", "test_bits_per_byte"} & summary.keys()
+    run = load_run("run")
+    found = run.task.metrics(run.model, run.task.evaluation_batches("test", 4))
+    assert found == {"loss": pytest.approx(summary["test_loss"]), "accuracy": pytest.approx(summary["test_accuracy"])}
+    with pytest.raises(InputError, match="the model of task 'p_hop' does not continue text"):
+        run.sample("a")
+
+
+def test_a_generated_task_reads_no_text(train: Callable[..., Finished], tmp_path: Path) -> None:
+    finished = train(*HOPS, "--agent", "random", "--data.path", "corpus.txt")
+    assert (finished.status, finished.err.count("\n")) == (2, 1)
+    assert "data.path = 'corpus.txt': task 'p_hop' generates its data" in finished.err
+    assert not list(tmp_path.iterdir())

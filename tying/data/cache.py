@@ -2,6 +2,7 @@
 
     <root>/<key of text and tokenizer>/   entry.json, tokenizer.json, train.bin, reward.bin, test.bin
     <root>/texts/<key of files>.json      the digest of a text whose files are as they were
+    <root>/ngrams/<key of tokens>.json    losses of counting models
 
 The root is `$TYING_CACHE`, or `layer-tying` in the user's cache folder; a temporary folder where neither can be had.
 Only what this module wrote itself and finds unchanged is used: everything else is as if it were not there.
@@ -110,25 +111,28 @@ def _stamp(path: Path) -> Stamp:
     return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def known_digest(name: str) -> str | None:
-    """Return the digest kept under a name."""
+def known(kind: str, name: str) -> Any:
+    """Return the value kept under a name in a folder of the cache, such as "texts"; None where there is none."""
     folder = root()
     try:
-        return str(_read_sealed(folder / "texts" / f"{name}.json")) if folder else None
+        return _read_sealed(folder / kind / f"{name}.json") if folder else None
     except InputError:
         return None
 
 
+def keep(kind: str, name: str, value: Any) -> None:
+    """Keep a JSON-ready value under a name; where the cache cannot be written to, it is found out anew next time."""
+    folder = root()
+    with contextlib.suppress(OSError):
+        if folder is not None:
+            _write_sealed(folder / kind / f"{name}.json", value)
+
+
 def keep_digest(name: str, digest: str, files: list[Stamp]) -> None:
     """Keep a text's digest, unless its files are so new that a change of them could pass unseen."""
-    folder = root()
     newest = max((max(times) for _, _, *times in files), default=None)
-    if folder is None or newest is None or time.time_ns() - newest < _SETTLED_NS:
-        return
-    try:
-        _write_sealed(folder / "texts" / f"{name}.json", digest)
-    except OSError:
-        return  # the text is read once more next time
+    if newest is not None and time.time_ns() - newest >= _SETTLED_NS:
+        keep("texts", name, digest)
 
 
 def read(folder: Path) -> Entry | None:

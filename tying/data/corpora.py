@@ -31,8 +31,9 @@ _STDLIB_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__p
 class DataConfig:
     """Which text, how it is cut into tokens, and how into splits."""
 
-    corpus: Literal["python-stdlib", "python-docs"] = setting(
-        "built-in corpus: the source of Python's standard library, or its language reference (English, 460 kB)",
+    corpus: Literal["python-stdlib", "python-docs", "python-functions", "digits"] = setting(
+        "built-in data: the source of Python's standard library; its language reference (English, 460 kB); its functions "
+        "and their packages, for task sequence_classification; scikit-learn's digits, for image_classification",
         default="python-stdlib",
     )
     path: str | None = setting("your own UTF-8 text instead: a file, a folder (all its files) or a glob", default=None)
@@ -146,6 +147,8 @@ def require(config: DataConfig) -> None:
     """
     if config.path is not None:
         _find(config.path)
+    elif config.hf is None and config.corpus not in _BUILT_IN:
+        raise InputError(f"data.corpus = {config.corpus!r}: no running text; leave it out, or choose another task")
 
 
 def load(config: DataConfig) -> Corpus:
@@ -158,6 +161,7 @@ def load(config: DataConfig) -> Corpus:
         found = hugging_face.load(config.hf, config.column)
         return Corpus(config.hf, config, found.files, found.parts, lambda: found.remarks)
     if config.path is None:
+        require(config)
         return _BUILT_IN[config.corpus](config)
     files = _find(config.path)
     name = os.fsencode(config.path).decode("utf-8", "replace")  # names of files need not be UTF-8, what is shown must
@@ -207,14 +211,18 @@ def _python_docs(config: DataConfig) -> Corpus:
 
 
 def _python_stdlib(config: DataConfig) -> Corpus:
+    files = stdlib_files()
+    return Corpus(config.corpus, config, tuple(files), {"train": lambda: _joined(files)})
+
+
+def stdlib_files() -> list[Path]:
     """Return the library's modules, in an order by hash of their names."""
     root = Path(sysconfig.get_paths()["stdlib"])
     names = [p.relative_to(root) for p in root.rglob("*.py")]
     chosen = [name for name in names if not _STDLIB_LEFT_OUT & set(name.parts)]
     if not chosen:
         raise InputError(f"corpus python-stdlib: no source files under {root}; use data.path")
-    files = [root / name for name in sorted(chosen, key=lambda name: _shuffled(name.as_posix()))]
-    return Corpus(config.corpus, config, tuple(files), {"train": lambda: _joined(files)})
+    return [root / name for name in sorted(chosen, key=lambda name: _shuffled(name.as_posix()))]
 
 
 def _shuffled(name: str) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tying.data import functions
 from tying.data.corpora import SPLITS, DataConfig
 from tying.errors import InputError
 
@@ -36,28 +37,44 @@ def read(config: DataConfig) -> LabelledTexts:
     """Read labelled texts.
 
     Args:
-        config: `path` names a .tsv file (text, tab, label; a first line "text<tab>label" is left out) or a .jsonl file of
-            {"text": ..., "label": ...}. The rows are shuffled, since files are often sorted by label; the order is always
-            the same. The fractions are shares of the rows; `max_chars` and `train_chars` take the first of them.
+        config: Without `path`, functions of Python's standard library are read, labelled by package. `path` names a .tsv
+            file (text, tab, label; a first line "text<tab>label" is left out) or a .jsonl file of {"text": ..., "label":
+            ...}. The rows are shuffled, since files are often sorted by label; the order is always the same. The fractions
+            are shares of the rows; `max_chars` and `train_chars` take the first of them.
 
     Raises:
         InputError: If it is missing or damaged, or if a split is empty.
     """
+    require(config)
+    name, rows = (config.corpus, functions.read()) if config.path is None else (config.path, _read_file(config))
+    labels = tuple(sorted({label for _, label in rows}))
+    if len(labels) < 2:
+        raise InputError(f"{name}: {len(rows)} rows with {len(labels)} labels: there is nothing to tell apart")
+    splits = _split(rows, config)
+    empty = [split for split in SPLITS if not splits[split]]
+    if empty:
+        raise InputError(f"{name}: {len(rows)} rows are too few: no rows for {', '.join(empty)}")
+    digest = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
+    return LabelledTexts(name, labels, splits, digest)
+
+
+def require(config: DataConfig) -> None:
+    """Check that there are labelled texts, without reading them.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if config.path is not None or config.hf is not None or config.corpus != "python-functions":
+        require_path(config)
+
+
+def _read_file(config: DataConfig) -> list[Row]:
     path = require_path(config)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: unreadable ({error})") from error
-    rows = list(_parsed(path, lines))
-    labels = tuple(sorted({label for _, label in rows}))
-    if len(labels) < 2:
-        raise InputError(f"{path}: {len(rows)} rows with {len(labels)} labels: there is nothing to tell apart")
-    splits = _split(rows, config)
-    empty = [name for name in SPLITS if not splits[name]]
-    if empty:
-        raise InputError(f"{path}: {len(rows)} rows are too few: no rows for {', '.join(empty)}")
-    digest = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
-    return LabelledTexts(str(path), labels, splits, digest)
+    return list(_parsed(path, lines))
 
 
 def require_path(config: DataConfig) -> Path:

@@ -80,6 +80,32 @@ def sha256(tokenizer: Tokenizer) -> str:
     return digest(form)
 
 
+def word_edges(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Return by token id whether a token begins, and whether it ends, with a part of a word: a letter, digit or underscore.
+
+    A token belongs to the word of the token before if that ends, and it begins, with a part of a word. Tokenizers that mark
+    the tokens inside words ("##ing") say it themselves.
+    """
+    form, _ = _form(tokenizer)
+    marks = form["model"].get("continuing_subword_prefix") or ""
+    is_part = _is_part_of_bytes if "ByteLevel" in json.dumps([form["pre_tokenizer"], form["decoder"]]) else _is_part
+    begins, ends = (np.zeros(vocab_size(tokenizer), dtype=bool) for _ in range(2))
+    for symbol, number in tokenizer.get_vocab().items():
+        inside = symbol.removeprefix(marks)
+        begins[number] = bool(inside) and (inside != symbol or not marks) and is_part(inside[0])
+        ends[number] = bool(inside) and is_part(inside[-1])
+    return begins, ends
+
+
+def _is_part(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def _is_part_of_bytes(symbol: str) -> bool:
+    """Say whether a symbol of ByteLevel is part of a word: its bytes beyond ASCII are latin-1, or 290 and more."""
+    return _is_part(symbol) if ord(symbol) < 0x80 else not 0x100 <= ord(symbol) < 290
+
+
 def unknown_token(tokenizer: Tokenizer) -> int | None:
     """Return the id of the token that stands for all text that a tokenizer does not know, if it has one."""
     model = json.loads(tokenizer.to_str())["model"]

@@ -119,7 +119,7 @@ def prepare(config: DataConfig) -> TokenData:
     corpus = corpora.load(config)
     files = cache.stamps(corpus.files)
     text_key = cache.key(files=files, **{name: getattr(config, name) for name in _OF_TEXT})
-    digest = (cache.known_digest(text_key) if files else None) or corpus.sha256
+    digest = (cache.known("texts", text_key) if files else None) or corpus.sha256
     entry = _entry(corpus, config, cache.key(corpus=digest, **_of_tokenizer(config)))
     if cache.stamps(corpus.files) != files:
         raise InputError(f"corpus {corpus.name} changed while it was read; start once more")

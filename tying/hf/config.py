@@ -10,7 +10,7 @@ from tying.config import config, setting
 from tying.data import corpora, labelled
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
-from tying.models.config import ModelConfig
+from tying.models.config import BlocksConfig, ModelConfig
 from tying.tasks.config import TaskConfig
 
 # What families call these facts in their config.json.
@@ -30,6 +30,7 @@ class HFTaskConfig(TaskConfig):
         "text embeddings of the original",
         default="causal_lm",
     )
+    whole_words: bool = setting("head masked_lm: hide all tokens of a word or none", default=False)
 
     recommended: ClassVar[Mapping[str, Any]] = {
         "model.name": "hf",
@@ -40,7 +41,11 @@ class HFTaskConfig(TaskConfig):
         "optim.weight_decay": 0.01,
     }
 
-    def check(self, model: ModelConfig) -> None:
+    def __post_init__(self) -> None:
+        if self.whole_words and self.head != "masked_lm":
+            raise InputError(f"task.whole_words = True: only with task.head = 'masked_lm', not {self.head!r}")
+
+    def check(self, model: BlocksConfig) -> None:
         """See TaskConfig.check."""
         if not isinstance(model, HFConfig):
             raise InputError(f"model.name = {model.name!r}: task 'hf' trains model 'hf' alone")
@@ -48,7 +53,7 @@ class HFTaskConfig(TaskConfig):
     def require_data(self, data: DataConfig) -> None:
         """See TaskConfig.require_data."""
         if self.head == "classification":
-            labelled.require_path(data)
+            labelled.require(data)
         else:
             corpora.require(data)
 
@@ -62,7 +67,7 @@ class HFConfig(ModelConfig):
     stack: str | None = setting("the blocks that pointers are over, where a model has several stacks", default=None)
     num_layers: int = setting("blocks L [layers, >= 0; 0: as many as the model's config.json says]", default=0, ge=0)
 
-    task: ClassVar[str | None] = "hf"
+    tasks: ClassVar[tuple[str, ...]] = ("hf",)
 
     def __post_init__(self) -> None:
         if self.pretrained is None:

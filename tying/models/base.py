@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, C width, V vocabulary.
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tying.isolation import isolated
-from tying.models.config import ModelConfig
+from tying.models.config import BlocksConfig, ModelConfig
 from tying.seeding import derive_seed
 
 
-class Model(nn.Module, ABC):
-    """A language model with L equal blocks in `h`; subclasses define `build` and `forward`.
+class BlockModel(nn.Module, ABC):
+    """A model with L equal blocks in `h`; subclasses define `build` and `forward`.
 
     Args:
         config: Its shape.
-        vocab_size: V.
+        size: What the data determine, such as the vocabulary V; `build` takes it.
         seed: Determines the initial weights; the global generators are neither read nor moved. None: the model stays on
             the meta device, with shapes and without values.
 
@@ -32,28 +32,24 @@ class Model(nn.Module, ABC):
         h: The blocks, which a LayerBinding can bind.
     """
 
-    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    Config: ClassVar[type[BlocksConfig]] = BlocksConfig
     residual_outputs: ClassVar[tuple[str, ...]] = ()
     h: nn.ModuleList
 
     @isolated()
-    def __init__(self, config: ModelConfig, vocab_size: int, seed: int | None) -> None:
+    def __init__(self, config: BlocksConfig, size: Any, seed: int | None) -> None:
         super().__init__()
         self.config = config
         self.recompute = False
         with torch.device("meta"):  # no draws from the global generator, no memory before the real weights
-            self.build(vocab_size)
+            self.build(size)
         if seed is not None:
             self.to_empty(device="cpu")
             self.init_weights(torch.Generator().manual_seed(derive_seed(seed, "initial weights")))
 
     @abstractmethod
-    def build(self, vocab_size: int) -> None:
+    def build(self, size: Any) -> None:
         """Make the modules; `self.config` is there already."""
-
-    @abstractmethod
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the logits of the next token at every position: (B, T) int64 -> (B, T, V)."""
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw the weights by GPT-2's scheme: normal(0.02), `residual_outputs` scaled by 1/sqrt(2 L), biases 0, gains 1."""
@@ -65,11 +61,30 @@ class Model(nn.Module, ABC):
             else:
                 nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
-    def run_blocks(self, x: Tensor) -> Tensor:
-        """Run all blocks: (B, T, C) -> (B, T, C); with `recompute`, only their inputs are kept for the backward pass."""
+    def run_blocks(self, x: Tensor, *others: Tensor | None) -> Tensor:
+        """Run all blocks: (B, T, C) -> (B, T, C); with `recompute`, only their inputs are kept for the backward pass.
+
+        Args:
+            x: What the first block reads.
+            *others: What every block takes besides, such as positions.
+        """
         for block in self.h:
-            x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+            if self.recompute and self.training:
+                x = checkpoint(block, x, *others, use_reentrant=False)
+            else:
+                x = block(x, *others)
         return x
+
+
+class Model(BlockModel):
+    """A causal language model."""
+
+    Config: ClassVar[type[BlocksConfig]] = ModelConfig
+    config: ModelConfig
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the logits of the next token at every position: (B, T) int64 -> (B, T, V)."""
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) int64 -> scalar."""

@@ -1,5 +1,6 @@
 """The settings of models, kept apart from the models: reading them needs no torch."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from tying.config import config, setting
@@ -7,18 +8,17 @@ from tying.errors import InputError
 
 
 @config
-class ModelConfig:
+class BlocksConfig:
     """The settings that every model has; architectures add their own fields.
 
     Attributes:
-        task: The only task that trains it; None: every task that builds its model from these settings.
+        tasks: The only tasks that train it; none: every task that builds its model from these settings.
     """
 
-    name: str = setting("architecture: gpt, hf (under task hf), or package.module:Class", default="gpt")
+    name: str = setting("architecture: gpt, llama, bert, vit, hf (under task hf), or package.module:Class", default="gpt")
     num_layers: int = setting("blocks L [layers, >= 1]", default=6, ge=1)
-    context: int = setting("tokens T that the model sees at once [tokens, >= 1]", default=128, ge=1)
 
-    task: ClassVar[str | None] = None
+    tasks: ClassVar[tuple[str, ...]] = ()
 
     def require(self) -> None:
         """Check that files which the model begins with are there; nothing is read.
@@ -26,6 +26,13 @@ class ModelConfig:
         Raises:
             InputError: If they are not.
         """
+
+
+@config
+class ModelConfig(BlocksConfig):
+    """The settings that every model of tokens has."""
+
+    context: int = setting("tokens T that the model sees at once [tokens, >= 1]", default=128, ge=1)
 
 
 @config
@@ -38,7 +45,117 @@ class GPTConfig(ModelConfig):
     dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
     bias: bool = setting("biases in linear layers and norms, as in GPT-2", default=True)
     tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
+    positions: Literal["learned", "rotary", "alibi"] = setting(
+        "a learned table, or rotations or linear biases inside attention: sooner beyond bigrams", default="learned"
+    )
+    qk_norm: bool = setting("norm queries and keys per head", default=False)
 
     def __post_init__(self) -> None:
-        if self.width % self.num_heads:
-            raise InputError(f"model.num_heads = {self.num_heads}: must divide model.width = {self.width}")
+        require_heads(self.width, self.num_heads, rotary=self.positions == "rotary")
+
+
+@config
+class LlamaConfig(ModelConfig):
+    """The shape of a Llama."""
+
+    name: Literal["llama"] = setting("architecture: llama, or package.module:Class", default="llama")
+    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
+    num_kv_heads: int = setting("heads of keys and values, must divide num_heads [heads, >= 1]", default=2, ge=1)
+    width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
+    hidden: int = setting(
+        "inner width of the feed-forward part; 0: 8/3 of the width, rounded up to a multiple of 16 [features, >= 0]",
+        default=0,
+        ge=0,
+    )
+    dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
+    norm_eps: float = setting("added to the mean square in norms [> 0]", default=1e-6, gt=0)
+    rotary_base: float = setting(
+        "positions: the slowest pair turns a radian in about so many tokens [above 1]", default=1e4, gt=1
+    )
+    tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
+
+    def __post_init__(self) -> None:
+        require_heads(self.width, self.num_heads, rotary=True)
+        if self.num_heads % self.num_kv_heads:
+            raise InputError(f"model.num_kv_heads = {self.num_kv_heads}: must divide model.num_heads = {self.num_heads}")
+
+    @property
+    def feed_forward_width(self) -> int:
+        """`hidden`, or what 0 stands for."""
+        return self.hidden or -(-8 * self.width // 48) * 16
+
+
+@config
+class BertConfig(ModelConfig):
+    """The shape of a BERT, or with a small `embedding_size` of an ALBERT."""
+
+    name: Literal["bert"] = setting("architecture: bert, or package.module:Class", default="bert")
+    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
+    width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
+    embedding_size: int = setting(
+        "size E of embeddings, mapped to the width as in ALBERT; 0: the width, without a map [features, >= 0]",
+        default=0,
+        ge=0,
+    )
+    norm_place: Literal["post", "pre"] = setting(
+        "norms behind each part of a block, as in BERT, or before it", default="post"
+    )
+    token_types: int = setting(
+        "rows of a table of token types, of which the first is used (BERT: 2) [>= 0]", default=0, ge=0
+    )
+    dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
+
+    init_from: str | None = setting(
+        "finished run of masked_lm to fine-tune: its weights and its tokenizer (task sequence_classification)", default=None
+    )
+
+    tasks: ClassVar[tuple[str, ...]] = ("masked_lm", "sequence_classification")
+
+    def __post_init__(self) -> None:
+        require_heads(self.width, self.num_heads)
+
+    def require(self) -> None:
+        """See BlocksConfig.require."""
+        if self.init_from is not None and not self.initial_tokenizer.is_file():
+            raise InputError(
+                f"model.init_from = {self.init_from!r}: no folder of a run, which has {self.initial_tokenizer.name}"
+            )
+
+    @property
+    def initial_tokenizer(self) -> Path:
+        """The tokenizer of `init_from`."""
+        return Path(self.init_from or "").expanduser() / "tokenizer.json"
+
+
+@config
+class ViTConfig(BlocksConfig):
+    """The shape of a vision transformer."""
+
+    name: Literal["vit"] = setting("architecture: vit, or package.module:Class", default="vit")
+    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
+    width: int = setting("size C of the residual stream [features, >= 1]", default=64, ge=1)
+    patch: int = setting("side of a patch, must divide the image's sides [pixels, >= 1]", default=2, ge=1)
+    pooling: Literal["class", "mean"] = setting(
+        "what is classified: a class token, or the mean of the patches", default="class"
+    )
+    dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
+
+    tasks: ClassVar[tuple[str, ...]] = ("image_classification",)
+
+    def __post_init__(self) -> None:
+        require_heads(self.width, self.num_heads)
+
+
+def require_heads(width: int, num_heads: int, rotary: bool = False) -> None:
+    """Check that heads divide a width, into an even number of features where pairs of them are rotated.
+
+    Raises:
+        InputError: If they do not.
+    """
+    if width % num_heads:
+        raise InputError(f"model.num_heads = {num_heads}: must divide model.width = {width}")
+    if rotary and width // num_heads % 2:
+        raise InputError(
+            f"model.num_heads = {num_heads}: rotary positions need an even number of features per head, "
+            f"model.width = {width} gives {width // num_heads}"
+        )

@@ -10,15 +10,35 @@ from tying import registry
 from tying.config import nested
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
-from tying.models.config import ModelConfig
-from tying.tasks.config import TaskConfig
+from tying.models.config import BlocksConfig
+from tying.tasks.config import (
+    ImageClassificationConfig,
+    MaskedLMConfig,
+    PHopConfig,
+    SequenceClassificationConfig,
+    TaskConfig,
+)
 
 if TYPE_CHECKING:
     from tying.tasks.base import Task
 
 # Name to the class, or to a function of the same arguments; and to the settings, where these can be read without it.
-TASKS = {"causal_lm": "tying.tasks.causal_lm:CausalLM", "hf": "tying.hf.task:make"}
-_CONFIGS: dict[str, type[TaskConfig] | str] = {"causal_lm": TaskConfig, "hf": "tying.hf.config:HFTaskConfig"}
+TASKS = {
+    "causal_lm": "tying.tasks.causal_lm:CausalLM",
+    "masked_lm": "tying.tasks.masked_lm:MaskedLM",
+    "sequence_classification": "tying.tasks.sequence_classification:SequenceClassification",
+    "image_classification": "tying.tasks.image_classification:ImageClassification",
+    "p_hop": "tying.tasks.p_hop:PHop",
+    "hf": "tying.hf.task:make",
+}
+_CONFIGS: dict[str, type[TaskConfig] | str] = {
+    "causal_lm": TaskConfig,
+    "masked_lm": MaskedLMConfig,
+    "sequence_classification": SequenceClassificationConfig,
+    "image_classification": ImageClassificationConfig,
+    "p_hop": PHopConfig,
+    "hf": "tying.hf.config:HFTaskConfig",
+}
 
 
 def config_class(name: str) -> type[TaskConfig]:
@@ -58,7 +78,7 @@ def recommended(given: Mapping[str, Any], base: TaskConfig) -> Mapping[str, Any]
         return {}  # reported where the name is checked
 
 
-def make(task: TaskConfig, model: ModelConfig, data: DataConfig) -> "Task":
+def make(task: TaskConfig, model: BlocksConfig, data: DataConfig) -> "Task":
     """Return a task; nothing is read or built yet.
 
     Raises:

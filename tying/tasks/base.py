@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tying.data.corpora import DataConfig
-from tying.models.config import ModelConfig
+from tying.models.config import BlocksConfig
 from tying.tasks.config import TaskConfig
 
 # Tensors whose first dimension is the batch B, so that any batch can be cut into parts.
@@ -28,11 +28,13 @@ class Task(ABC):
 
     Attributes:
         Config: Its configuration class.
+        unit: What its loss is a mean over.
     """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
+    unit: ClassVar[str] = "token"
 
-    def __init__(self, config: TaskConfig, model: ModelConfig, data: DataConfig) -> None:
+    def __init__(self, config: TaskConfig, model: BlocksConfig, data: DataConfig) -> None:
         self.config = config
         self.model_config = model
         self.data_config = data
@@ -41,6 +43,11 @@ class Task(ABC):
     def num_layers(self) -> int:
         """Number of layers L that pointers are over."""
         return self.model_config.num_layers
+
+    @property
+    def source(self) -> str:
+        """Where the data come from, in words."""
+        return self.data_config.path or self.data_config.hf or self.data_config.corpus
 
     @property
     @abstractmethod
@@ -114,6 +121,14 @@ class Task(ABC):
         # Added up on the CPU, since not every device has float64.
         total = float(torch.stack(losses).cpu().double() @ torch.tensor(sizes).double())
         return {"loss": total / sum(sizes)}
+
+    def other_units(self, split: str, loss: float) -> dict[str, float]:
+        """Return a loss on a split in other units than the metrics have it in, by their names."""
+        return {}
+
+    def references(self) -> dict[str, float]:
+        """Return the test losses of models that need no training, by name: what a trained one has to beat."""
+        return {}
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens (the model's context).
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tying import models
-from tying.data import tokenizers
+from tying.data import ngrams, tokenizers
 from tying.tasks.base import Batch
 from tying.tasks.text import TOKENIZER_FILE, TextTask
 
@@ -27,11 +28,11 @@ class CausalLM(TextTask):
 
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:
         """See Task.batch."""
-        return self.data.batch(seed, index, batch_size, self.model_config.context)
+        return self.data.batch(seed, index, batch_size, self.sequence_length)
 
     def evaluation_batches(self, split: str, batch_size: int, num_batches: int | None = None) -> Iterator[Batch]:
         """See Task.evaluation_batches."""
-        return self.data.evaluation_batches(split, batch_size, self.model_config.context, num_batches)
+        return self.data.evaluation_batches(split, batch_size, self.sequence_length, num_batches)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean negative log-likelihood, nats per token."""
@@ -42,6 +43,16 @@ class CausalLM(TextTask):
     def size(self, batch: Batch) -> int:
         """Return the number of tokens predicted."""
         return batch[1].numel()
+
+    def other_units(self, split: str, loss: float) -> dict[str, float]:
+        """Return `bits_per_byte`: bits per UTF-8 byte of the split's text, the same unit for every tokenizer."""
+        data = self.data
+        num_bytes = data.num_bytes[split]
+        return {"bits_per_byte": loss / math.log(2) * len(data.splits[split]) / num_bytes} if num_bytes else {}
+
+    def references(self) -> dict[str, float]:
+        """Return the test losses of counting models, nats per token; see `tying.data.ngrams`."""
+        return ngrams.references(self.data)
 
     def generate(
         self,

@@ -11,6 +11,7 @@ from torch import nn
 from tying.data import tokenizers
 from tying.data.tokens import TokenData, prepare
 from tying.files import replacing
+from tying.models.config import ModelConfig
 from tying.tasks.base import Batch, Task
 from tying.training.record import perplexity
 
@@ -27,7 +28,8 @@ class TextTask(Task):
 
     @property
     def sequence_length(self) -> int:
-        """T."""
+        """T, as many as the model sees at once."""
+        assert isinstance(self.model_config, ModelConfig)
         return self.model_config.context
 
     @property
@@ -37,7 +39,7 @@ class TextTask(Task):
 
     def require(self) -> None:
         """See Task.require."""
-        self.data.require(self.model_config.context)
+        self.data.require(self.sequence_length)
 
     def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return `loss` in nats per token and `ppl`, its exponential."""

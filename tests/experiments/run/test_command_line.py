@@ -232,11 +232,57 @@ def test_a_hyperparameter_of_another_agent_is_unknown() -> None:
         ("--preset tinny", "unknown preset 'tinny': did you mean 'tiny'?"),
         ("--agent dqm --agent.gamma 7", "unknown agent 'dqm': did you mean 'dqn'?"),
         ("--reward forkk", "did you mean 'fork'?"),
-        ("--model llama99", "unknown model 'llama99': allowed are gpt"),
+        ("--model zzz", "unknown model 'zzz': allowed are gpt, llama, bert, vit"),
     ],
 )
 def test_an_unknown_name_offers_the_nearest(flags: str, line: str) -> None:
     assert line in mistake(*flags.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--task masked_lm --model gpt", "model.name = 'gpt': task 'masked_lm' trains bert"),
+        (
+            "--model bert",
+            "model.name = 'bert': only task 'masked_lm' or 'sequence_classification' trains it; add --task masked_lm",
+        ),
+        ("--task image_classification --model bert", "model.name = 'bert': only task 'masked_lm' or"),
+        ("--task sequence_classification --model vit", "model.name = 'vit': only task 'image_classification' trains it"),
+        (
+            "--task masked_lm --data.corpus digits",
+            "data.corpus = 'digits': no running text; leave it out, or choose another task",
+        ),
+        (
+            "--task image_classification --data.max-chars 5",
+            "data.max_chars = 5: is of texts; task image_classification reads",
+        ),
+        (
+            "--task image_classification --data.corpus python-docs",
+            "data.corpus = 'python-docs': task image_classification reads",
+        ),
+        ("--task sequence_classification --data.corpus digits", "texts with labels are read from one .tsv or .jsonl file"),
+        ("--task hf --task.whole-words", "task.whole_words = True: only with task.head = 'masked_lm'"),
+        ("--model llama --model.num-kv-heads 3", "model.num_kv_heads = 3: must divide model.num_heads = 4"),
+        ("--model.num-heads 128 --model.positions rotary", "model.num_heads = 128: rotary positions need an even number"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused_in_one_line(flags: str, line: str) -> None:
+    assert line in mistake(*flags.split())
+
+
+def test_a_task_comes_with_its_model_and_data_below_a_persons_own() -> None:
+    for task, model, corpus in (
+        ("masked_lm", "bert", "python-stdlib"),
+        ("sequence_classification", "bert", "python-functions"),
+        ("image_classification", "vit", "digits"),
+    ):
+        made = config_of("--preset", "tiny", "--task", task)
+        assert (made.model.name, made.data.corpus, made.optim.learning_rate) == (model, corpus, 1e-3)
+        assert made.chosen == {"preset": "tiny", "task.name": task}
+        assert config_of("--preset", "tiny", "--task", task, "--lr", "0.1").optim.learning_rate == 0.1
+    assert config_of("--preset", "tiny").data.max_chars == 200_000
+    assert config_of("--preset", "tiny", "--task", "image_classification").data.max_chars is None
 
 
 @pytest.mark.parametrize(

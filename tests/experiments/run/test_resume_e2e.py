@@ -15,7 +15,7 @@ import pytest
 from agents.extra.paper import PaperAgent
 from envs.presets import PRESETS
 from tests.conftest import PATIENCE_S, ROOT, Finished, Scripts
-from tests.experiments.runs import agent_parameters, assert_same, contents, decisions, interrupted_after
+from tests.experiments.runs import KINDS, agent_parameters, assert_same, contents, data_of, decisions, interrupted_after
 from tying.config import override
 from tying.tasks.causal_lm import CausalLM
 
@@ -172,12 +172,14 @@ def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Fini
         ("--agent ppo --agent.n-steps 8 --reward fork --reward.baseline 0.9 --reward.param-target 0.5", 13),
         ("--agent dqn --env.gradient-statistics --binding.share attention", 13),
         ("--agent ppo --agent.n-steps 8", 24),  # after the last decision
+        *((f"{kind} --agent dqn", 13) for kind in KINDS),
     ],
 )
 def test_interrupted_run_ends_as_if_it_had_not_been(
     train: Train, text_file: Path, tmp_path: Path, flags: str, stop: int
 ) -> None:
-    arguments = [*SHORT, *flags.split(), "--data.path", text_file]
+    kind, *others = flags.split()
+    arguments = [*SHORT, *KINDS.get(kind, kind).split(), *others, *data_of(kind, text_file)]
     assert train(*arguments, "--out", "whole").status == 0
     stop_after(stop, train, *arguments, "--out", "parts")
     assert not (tmp_path / "parts" / "final").exists()

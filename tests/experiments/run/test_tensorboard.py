@@ -131,6 +131,14 @@ def test_final_figures_are_those_of_the_summary(folder: Path, events: EventAccum
         assert event.value == pytest.approx(summary[name])
 
 
+def test_counting_models_are_level_lines_over_the_whole_run(folder: Path, events: EventAccumulator) -> None:
+    references = json.loads((folder / "final" / "summary.json").read_text())["references"]
+    assert len(references) == 5
+    for name, loss in references.items():
+        assert steps(events, f"references/{name}") == [0, ITERATIONS]
+        assert values(events, f"references/{name}") == pytest.approx([loss, loss])
+
+
 def test_pointer_map_is_a_picture_at_the_end(events: EventAccumulator) -> None:
     pictures = events.Images("tying/pointer_map")
     assert pictures[-1].step == ITERATIONS

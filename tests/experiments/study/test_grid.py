@@ -17,6 +17,8 @@ from experiments.study.workers import WorkerConfig
 from tests.experiments.runs import write_summary
 from tying.errors import InputError
 from tying.files import write_json
+from tying.hf.config import HFConfig
+from tying.models.config import GPTConfig
 
 TINY = ("--preset", "tiny")
 
@@ -117,6 +119,42 @@ def test_flags_of_single_runs_are_refused(flags: tuple[str, ...]) -> None:
 
 def test_a_quotation_without_an_end_is_refused() -> None:
     assert refused("random --data.path 'a b") == ['variant "random --data.path \'a b": no closing quotation']
+
+
+# Fewer layers.
+
+
+def test_shallow_is_an_untied_model_of_fewer_layers() -> None:
+    found = variant("shallow:2 --optim.learning-rate 1e-3", "--env.initial-pointers", "0 1 1 3")
+    assert found.label == "shallow:2 --optim.learning-rate 1e-3"
+    own, deep = found.config.resolved(), variant("independent --optim.learning-rate 1e-3").config.resolved()
+    assert (own["model"].pop("num_layers"), deep["model"].pop("num_layers")) == (2, 4)
+    assert own["agent"] == deep["agent"] == {"name": "independent", "strategy": "independent"}
+    assert own == deep
+    assert parse([*found.words, "--out", "unused"]).config == found.config  # its command makes the same run
+
+
+@pytest.mark.parametrize("depth", ["0", "4", "x", "", "-1", "1.5", "٢", "02"])
+def test_shallow_needs_fewer_layers_than_the_model_has(depth: str) -> None:
+    assert refused(f"shallow:{depth}") == [
+        f"variant 'shallow:{depth}': expected shallow:K with K from 1 to 3, fewer layers than the model has"
+    ]
+    assert len(refused("shallow")) == 1
+
+
+def test_shallow_tells_the_mistakes_of_the_flags_as_other_variants_do() -> None:
+    assert refused("shallow:2 --reward forc", "independent --reward forc") == refused("independent --reward forc")
+    assert refused("shallow:2 --seed 3")[0].startswith("--seed is for single runs")
+
+
+def test_a_pretrained_model_has_no_shallow_rival(tmp_path: Path) -> None:
+    assert grid.shallow_rivals(GPTConfig(num_layers=4), 3) == ["shallow:3"]
+    assert grid.shallow_rivals(GPTConfig(num_layers=4), 4) == []
+    write_json(tmp_path / "config.json", {"num_hidden_layers": 4})
+    pretrained = HFConfig(pretrained=str(tmp_path))
+    assert (pretrained.num_layers, grid.shallow_rivals(pretrained, 3)) == (4, [])
+    flags = ["--task", "hf", "--model.pretrained", str(tmp_path)]
+    assert refused("shallow:3", common=flags) == ["variant 'shallow:3': a pretrained model comes with all of its layers"]
 
 
 # Where the runs are.

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.run.directory import Line, RunDirectory
 from experiments.run.intervals import student_interval
-from experiments.study.results import Run, run_table, variant_table
+from experiments.study.results import Run, missing_depths, run_table, variant_table
 from tests.experiments.runs import write_summary
 from tying.pointers import Pointers
 from tying.training.record import StepRecord
@@ -33,6 +33,7 @@ def make_run(label: str, seed: int, **columns: list[float]) -> Run:
         "changes": 2,
         "test_loss": 1.5,
         "reward_loss": curve["reward_loss"][-1],
+        "num_layers": 3,
         "num_unique_layers": 2,
         "trainable_params": 300,
         "trainable_block_params": 200,
@@ -54,7 +55,9 @@ def make_table(**test_losses: dict[int, float]) -> pd.DataFrame:
             "seed": seed,
             "test_loss": loss,
             "reward_loss": loss + 0.5,
+            "test_bits_per_byte": 2 * loss,
             "equal_time_reward_loss": 2 * loss,
+            "num_layers": 3,
             "num_unique_layers": 2,
             "trainable_params": 100 + seed,
             "block_params_share": 0.5,
@@ -202,6 +205,20 @@ def test_shares_are_of_the_baselines_untied_model() -> None:
     table = run_table([make_run("deep", 0), replace(shallow, summary=summary)], "wall_s", "deep").set_index("variant")
     assert table["block_params_share"].to_dict() == {"deep": 2 / 3, "shallow": 50 / 300}
     assert table["mean_block_params_share"].to_dict() == {"deep": 1.0, "shallow": pytest.approx(100 / 300)}
+
+
+def test_sizes_without_an_untied_model_beside_them_are_named() -> None:
+    def run(num_layers: int, num_unique: int) -> Run:
+        made = make_run("a", 0)
+        return replace(made, summary={**made.summary, "num_layers": num_layers, "num_unique_layers": num_unique})
+
+    tied = [run(6, size) for size in (6, 3, 2, 2)]
+    assert missing_depths(tied) == [2, 3]
+    assert missing_depths([*tied, run(3, 3)]) == [2]
+    assert missing_depths([*tied, run(3, 2), run(3, 3)]) == [2]
+    assert missing_depths([*tied, run(2, 2), run(3, 3)]) == []
+    assert missing_depths(tied[:1]) == []
+    assert missing_depths([replace(each, summary={**each.summary, "task": "hf"}) for each in tied]) == []
 
 
 def line(number: int, pointers: tuple[int, ...], block_params: int) -> Line:

@@ -265,7 +265,7 @@ def test_any_changed_byte_of_what_is_recorded_is_seen(text_file: Path, own_cache
     (digest,) = (own_cache / "texts").iterdir()
     for path, is_there in (
         (entry_of(own_cache) / "entry.json", lambda: cache.read(entry_of(own_cache)) is not None),
-        (digest, lambda: cache.known_digest(digest.stem) is not None),
+        (digest, lambda: cache.known("texts", digest.stem) is not None),
     ):
         content = path.read_bytes()
         assert is_there()

@@ -42,6 +42,49 @@ def test_no_token_sees_a_later_one() -> None:
     assert not torch.allclose(before[:, 5:], after[:, 5:])
 
 
+OPTIONS = [{"positions": "rotary"}, {"positions": "alibi"}, {"qk_norm": True}, {"positions": "rotary", "qk_norm": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_are_counted_trained_and_causal(options: dict[str, object]) -> None:
+    """Without a table of positions 8 * 8 parameters less; a norm of queries and one of keys per layer, 4 gains each."""
+    model = tiny_gpt(3, **options)
+    table, norms = 64 * ("positions" in options), 3 * 8 * ("qk_norm" in options)
+    assert num_params(model) == num_params(tiny_gpt(3)) - table + norms
+    model.loss(*batch()).backward()
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in model.parameters())
+    tokens, _ = batch()
+    changed = tokens.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % VOCAB
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :5], after[:, :5])
+    assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_options_that_are_off_leave_names_and_logits_as_they_were() -> None:
+    plain, explicit = tiny_gpt(2), tiny_gpt(2, positions="learned", qk_norm=False)
+    block = "ln_1.weight ln_1.bias attn.qkv.weight attn.qkv.bias attn.proj.weight attn.proj.bias ln_2.weight ln_2.bias "
+    block += "mlp.up.weight mlp.up.bias mlp.down.weight mlp.down.bias"
+    names = [f"h.{layer}.{name}" for layer in range(2) for name in block.split()]
+    assert list(plain.state_dict()) == ["wte.weight", "wpe.weight", *names, "ln_f.weight", "ln_f.bias"]
+    assert torch.equal(plain(batch()[0]), explicit(batch()[0]))
+
+
+@pytest.mark.parametrize("positions", ["rotary", "alibi"])
+def test_without_a_table_order_is_still_seen_and_places_are_not(positions: str) -> None:
+    """Only distances count: one token repeated looks the same everywhere; two tokens exchanged do not."""
+    model = tiny_gpt(2, positions=positions)
+    same = model(torch.full((1, 8), 3))
+    assert torch.allclose(same, same[:, :1].expand_as(same), rtol=0, atol=1e-12)
+    first, second = model(torch.tensor([[1, 2, 3]])), model(torch.tensor([[2, 1, 3]]))
+    assert not torch.allclose(first[:, -1], second[:, -1])
+
+
+def test_rotary_positions_need_even_heads() -> None:
+    with pytest.raises(InputError, match=r"model\.num_heads = 4: rotary positions .* model\.width = 12 gives 3"):
+        GPTConfig(width=12, num_heads=4, positions="rotary")
+
+
 def test_initial_weights_follow_from_the_seed_and_leave_the_global_generator_alone() -> None:
     state = torch.random.get_rng_state()
     first, again, other = tiny_gpt(2, seed=1), tiny_gpt(2, seed=1), tiny_gpt(2, seed=2)

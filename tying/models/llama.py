@@ -1,0 +1,56 @@
+"""A Llama: RMSNorm, rotary positions, SwiGLU, fewer heads of keys and values than of queries (Touvron et al. 2023).
+
+Shapes: B batch, T tokens, C width, V vocabulary, L layers.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tying.models.base import Model
+from tying.models.config import LlamaConfig
+from tying.models.parts.attention import Attention
+from tying.models.parts.feed_forward import GatedFeedForward
+from tying.models.parts.norms import RMSNorm
+from tying.models.parts.positions import rotary_table
+
+
+class Block(nn.Module):
+    """One layer: attention and gated feed-forward, each behind a norm and beside a residual path."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        dropout = config.dropout
+        self.norm_1 = RMSNorm(config.width, config.norm_eps)
+        self.attn = Attention(config.width, config.num_heads, config.num_kv_heads, bias=False, dropout=dropout, causal=True)
+        self.norm_2 = RMSNorm(config.width, config.norm_eps)
+        self.mlp = GatedFeedForward(config.width, config.feed_forward_width, dropout=dropout)
+
+    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C); `rotary` is what `rotary_table` returns."""
+        x = x + self.attn(self.norm_1(x), rotary)
+        x = x + self.mlp(self.norm_2(x))
+        return x
+
+
+class Llama(Model):
+    """The whole model."""
+
+    Config = LlamaConfig
+    config: LlamaConfig
+    residual_outputs = ("attn.proj.weight", "mlp.down.weight")
+
+    def build(self, vocab_size: int) -> None:
+        """See Model.build."""
+        config = self.config
+        self.embedding = nn.Embedding(vocab_size, config.width)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.head = None if config.tie_embeddings else nn.Linear(config.width, vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """See Model.forward."""
+        config = self.config
+        x = F.dropout(self.embedding(tokens), config.dropout, self.training)  # (B, T, C)
+        rotary = rotary_table(tokens.shape[1], config.width // config.num_heads, x, config.rotary_base)
+        x = self.norm(self.run_blocks(x, rotary))
+        return F.linear(x, self.embedding.weight if self.head is None else self.head.weight)

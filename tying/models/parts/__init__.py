@@ -1,0 +1,1 @@
+"""What several architectures have in common."""
