@@ -88,7 +88,8 @@ class Simulator(Protocol):
 
         Args:
             record: Its `pointers` are tied for `num_iterations` iterations.
-            num_batches: Fixed reward batches for `reward_loss`.
+            num_batches: Fixed reward batches for `reward_loss`; 0 where nobody needs it, and a simulator that trains saves
+                the time: `evaluated` is False then, and `reward_loss` is `previous_loss`.
             fork: Measure `fork_loss` too: the same window under `previous_pointers`, from the same state and on the same
                 batches. Nothing of that branch is left.
         """
@@ -218,7 +219,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         observation, masks = self._observation, self.action_masks()
         record = self._decide(action, observation, masks)
         fork = self.reward.needs_fork and record.changed
-        record = self.simulator.run(record, self.reward.config.num_batches, fork)
+        record = self.simulator.run(record, self._num_batches(record), fork)
         if self.reward.needs_fork and not fork:
             record = replace(record, fork_loss=record.reward_loss)
         self._enter(record)
@@ -226,6 +227,12 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
             self.on_decision(self.record, observation, masks)
         self._observation = self._observe()
         return self._observation, self.record.reward, self._over, False, self._info()
+
+    def _num_batches(self, record: StepRecord) -> int:
+        """Return how many reward batches a window is evaluated on."""
+        last = record.iteration >= self.simulator.num_iterations
+        skipped = record.frozen and not last and (record.decision + 1) % self.reward.config.frozen_interval > 0
+        return 0 if skipped and self.reward.telescopes else self.reward.config.num_batches
 
     def _enter(self, record: StepRecord) -> None:
         """Take over the state after a window."""

@@ -97,13 +97,14 @@ class TrainingSimulator:
         start = time.perf_counter()
         iterations = trainer.train(record.num_iterations, self.on_iteration)
         trained = time.perf_counter()
-        reward_loss = trainer.evaluate("reward", num_batches)
+        reward_loss = trainer.evaluate("reward", num_batches) if num_batches else record.previous_loss
         measured = replace(
             record,
             tokens=trainer.tokens,
             train_loss=math.fsum(i.loss for i in iterations) / record.num_iterations,
             last_loss=iterations[-1].loss,
             reward_loss=reward_loss,
+            evaluated=num_batches > 0,
             fork_loss=fork_loss,
             block_params=trainer.binding.trainable_params,
             independent_block_params=trainer.binding.trainable_params_of(Pointers.independent(self.num_layers)),

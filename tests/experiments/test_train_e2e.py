@@ -1,6 +1,7 @@
 """`python -m experiments.train` as a person runs it: what it leaves behind, and what does not depend on the agent."""
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,7 @@ SUMMARY = {
     "reward_loss": float,
     "wall_s": float,
     "train_s": float,
+    "evaluate_s": float,
     "decision_s": float,
 }
 
@@ -125,6 +127,14 @@ def test_summary_says_what_was_asked_for(run: Path) -> None:
     assert summary["changes"] == sum(one != other for one, other in itertools.pairwise(patterns))
     assert summary["test_ppl"] == math.exp(summary["test_loss"])
     assert 0 < summary["train_s"] < summary["wall_s"]
+
+
+def test_three_clocks_make_up_the_time_and_do_not_overlap(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
+    for before, line in itertools.pairwise(lines):
+        parts = [line[name] for name in ("train_s", "evaluate_s", "decision_s")]
+        assert min(parts) > 0
+        assert sum(parts) == pytest.approx(line["wall_s"] - before["wall_s"])
 
 
 def test_decisions_are_numbered_and_whole(run: Path) -> None:

@@ -28,7 +28,8 @@ from tying.tasks.base import Batch, Task
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 from tying.training.device import find_device
 from tying.training.memory import keep_freed_memory
-from tying.training.optim import learning_rate, make_optimizer, regroup
+from tying.training.optim import learning_rate, make_optimizer, set_rates
+from tying.training.parameter_list import ParameterList
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,28 @@ class Trainer:
         self.model = task.build_model(seed).to(self.device)
         if config.recompute:
             task.recompute(self.model)
-        self.optimizer = make_optimizer(self.model, self.optim)
         blocks = task.blocks(self.model)
-        self.binding = LayerBinding(blocks, self.optimizer, binding.share, binding.gradient, binding.norms)
+        self.binding = LayerBinding(blocks, None, binding.share, binding.gradient, binding.norms)
+        self.optimizer = self._make_optimizer()
         if config.compile:
             _require_compiler(self.device)
             _compile_blocks(blocks)
         self.independent_params = num_params(self.model)
-        self._parameters = list(self.model.parameters())
+        self._list = ParameterList(self.model)
+        self._parameters = self._list.now()
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        start, independent = self.pointers, Pointers.independent(self.binding.num_layers)
+        if not self.optim.tied_rate:
+            optimizer = make_optimizer(self.model, self.optim)
+            self.binding.attach(optimizer)
+            return optimizer
+        self.binding.rebind(independent)  # for every layer to have groups of its own
+        optimizer = make_optimizer(self.model, self.optim, [self.binding.weights_of(layer) for layer in independent])
+        self.binding.attach(optimizer)
+        self.binding.rebind(start)
+        set_rates(optimizer, start, self.optim.tied_rate)
+        return optimizer
 
     @property
     def pointers(self) -> Pointers:
@@ -118,10 +133,10 @@ class Trainer:
     def rebind(self, pointers: Iterable[int]) -> None:
         """Tie and untie layers; see LayerBinding.rebind."""
         self.binding.rebind(pointers)
-        if self.optim.tied_rate:  # otherwise the binding's own groups are right
-            regroup(self.optimizer, self.model, self.optim, self.binding.num_uses)
+        if self.optim.tied_rate:
+            set_rates(self.optimizer, self.pointers, self.optim.tied_rate)
         # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
-        self._parameters = list(self.model.parameters())
+        self._parameters = self._list.now()
 
     @isolated()
     def train(self, num_iterations: int, on_iteration: Callable[[Iteration], None] | None = None) -> list[Iteration]:
