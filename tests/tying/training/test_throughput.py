@@ -125,6 +125,8 @@ from envs.presets import PRESETS
 from tying.pointers import Pointers
 from tying.binding.sharing import spare_parameters
 from tying.models.gpt import GPT
+# All memory is written to; 1.5 thousand million draws would take a minute.
+GPT.init_weights = lambda self, _: [p.detach().fill_(0.5) for p in self.parameters()]
 model = GPT(PRESETS["gpt2-xl"].model, 50257, None)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model.draw_weights(0, spare_parameters(list(model.h), "block", "shared", Pointers([0] * 48)))
@@ -132,7 +134,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 """
 
 
-@pytest.mark.slow
 def test_the_published_size_tied_to_one_set_is_built_within_two_gigabytes() -> None:
-    done = subprocess.run([sys.executable, "-c", XL], capture_output=True, text=True, timeout=900, check=True)
+    done = subprocess.run([sys.executable, "-c", XL], capture_output=True, text=True, timeout=300, check=True)
     assert float(done.stdout) < 2
