@@ -42,6 +42,7 @@ class SB3Agent(Agent):
         algorithm: The model's class, or its name "package:Class", imported when an agent is made.
         policy: The name of the policy's class.
         model: The model.
+        gradient_steps: Updates per decision while pointers move; None where the model counts in another way.
     """
 
     algorithm: ClassVar[Any] = None
@@ -63,6 +64,7 @@ class SB3Agent(Agent):
             self.model = algorithm(self.policy, _monitored(env), seed=seed, device="cpu", **self.arguments())
         except AssertionError as error:  # the library's own check of spaces
             raise InputError(f"agent {algorithm.__name__!r}: {' '.join(str(error).split())}") from error
+        self.gradient_steps: int | None = getattr(self.model, "gradient_steps", None)
         self._collector = Collector()
         self.model.set_logger(Logger(folder=None, output_formats=[self._collector]))
 

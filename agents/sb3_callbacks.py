@@ -5,8 +5,8 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
-from agents.base import Agent, Callback
-from agents.sb3 import numbers
+from agents.base import Callback
+from agents.sb3 import SB3Agent, numbers
 
 
 class Collector(KVWriter):
@@ -26,7 +26,7 @@ class Collector(KVWriter):
 class Stop(BaseCallback):
     """Ends learning after the asked number of decisions: an extra one would train a whole window of a new model."""
 
-    def __init__(self, agent: Agent, decisions: int, callback: Callback | None) -> None:
+    def __init__(self, agent: SB3Agent, decisions: int, callback: Callback | None) -> None:
         super().__init__()
         self.agent = agent
         self.decisions = decisions
@@ -40,5 +40,9 @@ class Stop(BaseCallback):
     def _on_step(self) -> bool:
         # DQN dumps its figures at the end of an episode only, which is the end of the run.
         self.logger.dump(self.num_timesteps)
+        # Once pointers no longer move there is nothing to learn, and eight updates a decision cost 2 % of a short run.
+        if self.agent.gradient_steps is not None:
+            frozen = self.locals["infos"][0].get("frozen", False)
+            self.agent.model.gradient_steps = 0 if frozen else self.agent.gradient_steps
         proceed = self.callback is None or self.callback(self.agent) is not False
         return proceed and self.n_calls < self.decisions

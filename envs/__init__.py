@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 gymnasium.register("tying/LayerTying-v0", entry_point="envs.training:LayerTyingEnv")
 gymnasium.register("tying/FormulaTying-v0", entry_point="envs.formula:FormulaTyingEnv")
 gymnasium.register("tying/Compressing-v0", entry_point="envs.compressing:CompressingEnv")
-gymnasium.register("tying/TyingBench-v0", entry_point="envs.table:TableTyingEnv")
+gymnasium.register(
+    "tying/TyingBench-v0", entry_point="envs.table:TableTyingEnv", vector_entry_point="envs.vector:TableTyingVectorEnv"
+)
 
 # Imported when they are asked for: command lines answer before torch is there.
 _LAZY = {

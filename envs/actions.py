@@ -6,6 +6,7 @@ Masks leave exactly one action for each pattern that can be reached in a decisio
 Every action inside the space is legal without masks too.
 """
 
+import functools
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,11 @@ from gymnasium import spaces
 
 from tying import interface, registry
 from tying.pointers import Pointers
+
+
+@functools.lru_cache(maxsize=1 << 16)  # instant environments come to the same patterns again and again
+def _moved(pointers: Pointers, layer: int, target: int) -> Pointers:
+    return pointers.move(layer, target)
 
 
 class ActionMode(Protocol):
@@ -56,7 +62,7 @@ class Cursor:
 
     def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
         """Return the pattern after an action."""
-        return pointers.move(*interface.moves(len(pointers), cursor)[int(action)].tolist())
+        return _moved(pointers, *interface.moves(len(pointers), cursor)[int(action)].tolist())
 
     def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
         """Return True for the roots before the cursor, and for the cursor itself (own weights)."""
@@ -87,7 +93,7 @@ class Pair:
 
     def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
         """Return the pattern after an action."""
-        return pointers.move(*self._moves[int(action)].tolist())
+        return _moved(pointers, *self._moves[int(action)].tolist())
 
     def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
         """Return True for (0,0), which changes nothing, and for every pair that changes something, once."""

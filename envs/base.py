@@ -5,7 +5,6 @@ One episode: one run of the simulator's iterations; its end is `terminated`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
 import gymnasium
@@ -88,7 +87,8 @@ class Simulator(Protocol):
 
         Args:
             record: Its `pointers` are tied for `num_iterations` iterations.
-            num_batches: Fixed reward batches for `reward_loss`.
+            num_batches: Fixed reward batches for `reward_loss`; 0 where nobody needs it, and a simulator that trains saves
+                the time: `evaluated` is False then, and `reward_loss` is `previous_loss`.
             fork: Measure `fork_loss` too: the same window under `previous_pointers`, from the same state and on the same
                 batches. Nothing of that branch is left.
         """
@@ -122,6 +122,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
 
     Attributes:
         record: The last step; decision -1 before the first.
+        freeze_iteration: Iterations after which pointers no longer move.
         on_decision: Called with every record, and the observation and masks that the agent decided by.
         explain: Called with (observation, masks, action) before an action has its effect; returns whether the agent
             explored and the value that it gives the action.
@@ -142,6 +143,8 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         self.explain: Callable[[np.ndarray, np.ndarray, Any], Explanation] | None = None
         self._run_seed: int | None = None
         self._head: Sequence[StepRecord] = ()
+        # Rounded, since 0.55 * 100 is a little more than 55.
+        self.freeze_iteration = round(config.freeze_after * simulator.num_iterations, 6)
         self.initial_pointers = strategies.make(config.initial_pointers, simulator.num_layers)
         self.mode = actions.make(config.action_mode, simulator.num_layers)
         self.action_space = self.mode.space
@@ -161,8 +164,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
     @property
     def frozen(self) -> bool:
         """Whether pointers no longer move."""
-        # Rounded, since 0.55 * 100 is a little more than 55.
-        return self.record.iteration >= round(self.config.freeze_after * self.simulator.num_iterations, 6)
+        return self.record.iteration >= self.freeze_iteration
 
     @property
     def _over(self) -> bool:
@@ -170,12 +172,17 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
 
     @property
     def _cursor(self) -> int:
+        return self.cursor_of(self.record.decision + 1)
+
+    def cursor_of(self, decision: int) -> int:
+        """Return the layer whose turn a decision is, where layers take turns."""
         movable = self.simulator.num_layers - 1
-        return 1 + (self.record.decision + 1) % movable if movable else 0
+        return 1 + decision % movable if movable else 0
 
     def _begin(self) -> None:
         start = self.initial_pointers
-        self.record = StepRecord(decision=-1, iteration=0, num_iterations=0, pointers=start, previous_pointers=start)
+        self._start = StepRecord(decision=-1, iteration=0, num_iterations=0, pointers=start, previous_pointers=start)
+        self.record = self._start
         self._history: list[tuple[int, Pointers]] = []
         self.reward.begin()
 
@@ -215,17 +222,25 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
             raise InputError("step() after the end of the episode: call reset() first")
         if not self.action_space.contains(action):
             raise InputError(f"action {action!r} is outside the space {self.action_space}")
-        observation, masks = self._observation, self.action_masks()
+        observation = self._observation
+        # An instant environment without listeners would spend a tenth of its time on masks that nobody reads.
+        masks = self.action_masks() if self.on_decision or self.explain else np.empty(0, dtype=bool)
         record = self._decide(action, observation, masks)
         fork = self.reward.needs_fork and record.changed
-        record = self.simulator.run(record, self.reward.config.num_batches, fork)
+        record = self.simulator.run(record, self._num_batches(record), fork)
         if self.reward.needs_fork and not fork:
-            record = replace(record, fork_loss=record.reward_loss)
+            record = record.having(fork_loss=record.reward_loss)
         self._enter(record)
         if self.on_decision is not None:
             self.on_decision(self.record, observation, masks)
         self._observation = self._observe()
         return self._observation, self.record.reward, self._over, False, self._info()
+
+    def _num_batches(self, record: StepRecord) -> int:
+        """Return how many reward batches a window is evaluated on."""
+        last = record.iteration >= self.simulator.num_iterations
+        skipped = record.frozen and not last and (record.decision + 1) % self.reward.config.frozen_interval > 0
+        return 0 if skipped and self.reward.telescopes else self.reward.config.num_batches
 
     def _enter(self, record: StepRecord) -> None:
         """Take over the state after a window."""
@@ -237,7 +252,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         before, frozen = self.record, self.frozen
         explored, value = (None, None) if self.explain is None else self.explain(observation, masks, action)
         num_iterations = min(self.config.decision_interval, self.simulator.num_iterations - before.iteration)
-        return StepRecord(
+        return self._start.having(  # all else is as in a new record, which takes longer to make
             decision=before.decision + 1,
             iteration=before.iteration + num_iterations,
             num_iterations=num_iterations,

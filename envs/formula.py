@@ -9,8 +9,8 @@ It is 0 for `best` alone, so `best` is the one pattern with the lowest loss at e
 gradients agree (1) where `best` ties two layers and oppose (-1) where it does not.
 """
 
+import functools
 import math
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +26,7 @@ _UNIFORM_LOSS = math.log(256)
 _FLOOR = 1.0
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def distance(pointers: Pointers, other: Pointers) -> float:
     """Return the share of layer pairs, 0 to 1, that are tied in one pattern and not in the other."""
     num_layers = len(pointers)
@@ -75,8 +76,7 @@ class FormulaSimulator:
         share = record.iteration / self.num_iterations
         loss = self.loss(record.pointers, share)
         noise = self.noise * float(self._generator.standard_normal())
-        return replace(
-            record,
+        return record.having(
             train_loss=loss,
             last_loss=loss,
             reward_loss=loss + noise,

@@ -27,6 +27,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tying import interface
+from tying.pointers import Pointers
 from tying.training.record import StepRecord
 
 _COSINE = (-1.0, 1.0)
@@ -38,10 +39,14 @@ _BOUNDS = {  # others: 0 to 1
     "agreement": _COSINE,
 }
 
+_SCALARS = {name: interface.place(name) for name in interface.SCALARS}
+_AGREEMENT = ("agreement", "agreements")
+
 
 def space(num_layers: int) -> spaces.Box:
     """Return the observation space for L layers."""
-    return spaces.Box(*_limits(num_layers), dtype=np.float32)
+    low, high = _limits(num_layers)
+    return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
 @functools.cache
@@ -53,7 +58,7 @@ def _limits(num_layers: int) -> tuple[np.ndarray, np.ndarray]:
         interface.flatten(
             {name: bound[side] for name, bound in scalars.items()},
             {name: [bound[side]] * num_layers for name, bound in layers.items()},
-        ).astype(np.float32)
+        )
         for side in (0, 1)
     )
     return low, high
@@ -72,29 +77,45 @@ def observe(
         param_share: Share of trainable block parameters under the pointers in force, 0 to 1.
         uninformed_loss: log(vocabulary), nats per token.
     """
-    num_layers = len(record.pointers)
-    scalars = {
-        "remaining": remaining,
-        "log_perplexity": 1.0,
-        "change": 0.0,
-        "param_share": param_share,
-        "frozen": float(frozen),
-    }
-    layers = {name: np.zeros(num_layers) for name in interface.PER_LAYER}
-    layers["pointer"] = np.array(record.pointers) / max(1, num_layers - 1)
-    layers["root"][list(record.pointers.roots)] = 1
+    values = of_pattern(record.pointers).copy()
+    known = record.decision >= 0
+    if known and record.gradient_norms:
+        values[interface.place("gradient")] = np.array(record.gradient_norms) / max(*record.gradient_norms, 1e-12)
+    for name, column in ("similarity", "similarities"), ("gradient_similarity", "gradient_similarities"), _AGREEMENT:
+        if known and getattr(record, column):
+            values[interface.place(name)] = getattr(record, column)
     if cursor is not None:
-        layers["cursor"][cursor] = 1
-    if record.decision >= 0:
-        scalars["log_perplexity"] = record.reward_loss / uninformed_loss
-        scalars["change"] = record.reward_loss - record.previous_loss
-        if record.gradient_norms:
-            layers["gradient"] = np.array(record.gradient_norms) / max(*record.gradient_norms, 1e-12)
-        cosines = {
-            "similarity": record.similarities,
-            "gradient_similarity": record.gradient_similarities,
-            "agreement": record.agreements,
-        }
-        layers |= {name: np.array(values) for name, values in cosines.items() if values}
-    observation: np.ndarray = np.clip(interface.flatten(scalars, layers), *_limits(num_layers)).astype(np.float32)
+        mark_cursor(values, cursor)
+    return finish(
+        values,
+        remaining=remaining,
+        log_perplexity=record.reward_loss / uninformed_loss if known else 1.0,
+        change=record.reward_loss - record.previous_loss if known else 0.0,
+        param_share=param_share,
+        frozen=frozen,
+    )
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def of_pattern(pointers: Pointers) -> np.ndarray:
+    """Return an observation in which only what pointers say is there, (D,) float64; others share it: copy it."""
+    num_layers = len(pointers)
+    values = np.zeros(interface.size(num_layers))
+    values[interface.place("pointer")] = np.array(pointers) / max(1, num_layers - 1)
+    values[interface.place("root")] = np.array(pointers) == np.arange(num_layers)
+    values.setflags(write=False)
+    return values
+
+
+def mark_cursor(values: np.ndarray, cursor: int) -> None:
+    """Say in observations, (..., D), whose turn it is."""
+    values[..., interface.place("cursor")][..., cursor] = 1
+
+
+def finish(values: np.ndarray, **scalars: float | np.ndarray) -> np.ndarray:
+    """Write `SCALARS` into one observation (D,) or a batch of them (N, D), and return them clipped, as float32."""
+    for name, value in scalars.items():
+        values[..., _SCALARS[name]] = value
+    low, high = _limits(interface.num_layers(values.shape[-1]))
+    observation: np.ndarray = np.minimum(np.maximum(values, low, out=values), high, out=values).astype(np.float32)
     return observation

@@ -4,7 +4,6 @@ A window is a query: the pattern in force is looked up as it was after training 
 seed drawn at random, so that the noise is that of real training; under the reward `fork` both branches take the same seed.
 """
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +17,42 @@ from tying.tyingbench import DEFAULT, TyingBench
 Answers = Literal["seed", "mean"]
 
 
+class TableAnswers:
+    """What a table answers at one budget, by number of the pattern and of the row drawn; for one environment or a batch.
+
+    Args:
+        bench: The table, P patterns and S seeds.
+        budget: Share of the run after which patterns are judged.
+        answers: "seed": a row for every seed, R = S; "mean": one row, R = 1.
+
+    Attributes:
+        reward_loss: Nats per token, shape (P, R).
+        seconds: Processor seconds of training, (P, R).
+        tokens: Of training, (P, R).
+        block_params: Trainable parameters of the blocks, (P, R).
+        independent_block_params: The same for the untied model.
+    """
+
+    def __init__(self, bench: TyingBench, budget: float, answers: Answers) -> None:
+        self._num_seeds, self._mean = len(bench.seeds), answers == "mean"
+        columns = {name: bench.column(name, budget) for name in ("reward_loss", "seconds", "tokens", "block_params")}
+        if self._mean:
+            measured = ("reward_loss", "seconds")
+            columns = {k: v.mean(axis=1, keepdims=True) if k in measured else v[:, :1] for k, v in columns.items()}
+        self.reward_loss, self.seconds, self.tokens, self.block_params = columns.values()
+        self.independent_block_params = bench.independent_block_params
+
+    def draw(self, seed: int, num_windows: int) -> np.ndarray:
+        """Return the row that every window of a run is answered from, (num_windows,)."""
+        rows = np.random.default_rng(seed).integers(self._num_seeds, size=num_windows)
+        return np.zeros_like(rows) if self._mean else rows
+
+
 class TableSimulator:
     """A table as a simulator; the arguments are TableTyingEnv's.
 
     Attributes:
+        answers: What the table says.
         queries: Rows looked up since the run began; a fork counts as two.
         seconds: Processor seconds that training them took when the table was made.
     """
@@ -31,48 +62,48 @@ class TableSimulator:
         self.num_layers = bench.num_layers
         self.num_iterations = num_decisions
         self.budget = budget
-        self.answers = answers
+        self.answers = TableAnswers(bench, budget, answers)
+        self._shares = bench.param_shares.tolist()
+        self._uninformed_loss = bench.uninformed_loss
         self.reset(0)
 
     def reset(self, seed: int) -> None:
         """Begin again; the seed determines which rows are drawn."""
-        self._generator = np.random.default_rng(seed)
+        self._rows = iter(self.answers.draw(seed, self.num_iterations).tolist())
         self._tokens = 0
         self.queries = 0
         self.seconds = 0.0
 
     def uninformed_loss(self) -> float:
         """Return log(vocabulary)."""
-        return self.bench.uninformed_loss
+        return self._uninformed_loss
 
     def param_share(self, pointers: Pointers) -> float:
         """Return the share of trainable block parameters."""
-        return float(self.bench.param_shares[self.bench.index(pointers)])
+        share: float = self._shares[self.bench.index(pointers)]
+        return share
 
     def run(self, record: StepRecord, num_batches: int, fork: bool) -> StepRecord:
         """Look the pattern up, and for a fork the one before it at the same seed."""
-        drawn = int(self._generator.choice(self.bench.seeds))
-        seed = None if self.answers == "mean" else drawn
-        fork_loss = self._query(record.previous_pointers, seed)["reward_loss"] if fork else None
-        answer = self._query(record.pointers, seed)
-        loss = answer["reward_loss"]
-        return replace(
-            record,
+        row = next(self._rows)
+        fork_loss = self._query((self.bench.index(record.previous_pointers), row)) if fork else None
+        place = self.bench.index(record.pointers), row
+        loss = self._query(place)
+        return record.having(
             tokens=self._tokens,
             train_loss=loss,
             last_loss=loss,
             reward_loss=loss,
             fork_loss=fork_loss,
-            block_params=answer["block_params"],
-            independent_block_params=self.bench.independent_block_params,
+            block_params=int(self.answers.block_params[place]),
+            independent_block_params=self.answers.independent_block_params,
         )
 
-    def _query(self, pointers: Pointers, seed: int | None) -> dict[str, Any]:
-        answer = self.bench.query(pointers, self.budget, seed)
+    def _query(self, place: tuple[int, int]) -> float:
         self.queries += 1
-        self.seconds += answer["seconds"]
-        self._tokens += answer["tokens"]
-        return answer
+        self.seconds += float(self.answers.seconds[place])
+        self._tokens += int(self.answers.tokens[place])
+        return float(self.answers.reward_loss[place])
 
 
 class TableTyingEnv(TyingEnv):

@@ -62,12 +62,21 @@ class TrainingSimulator:
         """Return log(vocabulary)."""
         return self.task.uninformed_loss
 
-    def start(self) -> Trainer:
-        """Return the run's trainer, built when a new run was begun."""
+    def start(self, pointers: Pointers | None = None) -> Trainer:
+        """Return the run's trainer, built when a new run was begun.
+
+        Args:
+            pointers: Its first window's, None if not known: what they tie is never built. A trainer that was built for
+                others, and lacks weights that these need, is built anew; it has not trained.
+        """
+        pointers = pointers or Pointers.independent(self.num_layers)
+        built = self.trainer
+        if built is not None and self._new_seed is None and not self._used and not set(pointers) <= set(built.pointers):
+            self._new_seed = built.seed
         if self._new_seed is not None or self.trainer is None:
-            self.trainer = None  # frees the old model first: two need not fit into memory
+            self.trainer = built = None  # frees the old model first: two need not fit into memory
             config, seed = self.config, self._new_seed or 0
-            self.trainer = Trainer(self.task, config.trainer, config.optim, config.binding, seed)
+            self.trainer = Trainer(self.task, config.trainer, config.optim, config.binding, seed, pointers)
             self._new_seed, self._used = None, False
         return self.trainer
 
@@ -88,7 +97,9 @@ class TrainingSimulator:
     @isolated()
     def run(self, record: StepRecord, num_batches: int, fork: bool) -> StepRecord:
         """Rebind, train, evaluate; the branch of a fork is trained first, and its time counts as evaluation."""
-        trainer = self.start()
+        # A fork needs the roots of both patterns: those of their common refinement.
+        both = Pointers.from_labels(zip(record.previous_pointers, record.pointers, strict=True))
+        trainer = self.start(both if fork else record.pointers)
         self._used = True
         begin = time.perf_counter()
         fork_loss = _branch_loss(trainer, record, num_batches) if fork else None
@@ -97,13 +108,14 @@ class TrainingSimulator:
         start = time.perf_counter()
         iterations = trainer.train(record.num_iterations, self.on_iteration)
         trained = time.perf_counter()
-        reward_loss = trainer.evaluate("reward", num_batches)
+        reward_loss = trainer.evaluate("reward", num_batches) if num_batches else record.previous_loss
         measured = replace(
             record,
             tokens=trainer.tokens,
             train_loss=math.fsum(i.loss for i in iterations) / record.num_iterations,
             last_loss=iterations[-1].loss,
             reward_loss=reward_loss,
+            evaluated=num_batches > 0,
             fork_loss=fork_loss,
             block_params=trainer.binding.trainable_params,
             independent_block_params=trainer.binding.trainable_params_of(Pointers.independent(self.num_layers)),
@@ -188,7 +200,7 @@ class ResumedSimulator:
         Raises:
             InputError: If it is damaged, or was made after another decision.
         """
-        trainer = self.live.start()
+        trainer = self.live.start(known.pointers)
         checkpoint.load(trainer, self.folder)
         if (trainer.iteration, trainer.pointers) != (known.iteration, known.pointers):
             raise InputError(

@@ -34,14 +34,14 @@ def main(words: Sequence[str]) -> dict[str, float]:
     from experiments.study import speed
 
     console, date = make_console(), time.strftime("%Y-%m-%d")
-    table = Table("figure", "value", "aim", title=f"{speed.machine()}, {date}")
+    table = Table("figure", "median [range]", "aim", title=f"{speed.machine()}, {date}")
     values: dict[str, float] = {}
     for title, measure in speed.sections(flags.repeats, flags.iterations, flags.job_iterations).items():
         with console.status(f"{title} ..."):
             figures = list(measure())
         table.add_section()
         for figure in figures:
-            table.add_row(f"{title}: {figure.name}", figure.form.format(figure.value), figure.verdict)
+            table.add_row(f"{title}: {figure.name}", figure.text, figure.verdict)
             values[f"{title}: {figure.name}"] = figure.value
     console.print(table)
     if flags.out is not None:

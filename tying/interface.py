@@ -30,6 +30,13 @@ def num_layers(size: int) -> int:
     return (size - len(SCALARS)) // len(PER_LAYER)
 
 
+def place(name: str) -> int | slice:
+    """Return where an entry stands in the last dimension of observations: an index, or for every layer, a slice."""
+    if name in SCALARS:
+        return SCALARS.index(name)
+    return slice(len(SCALARS) + PER_LAYER.index(name), None, len(PER_LAYER))
+
+
 def flatten(scalars: Mapping[str, float], layers: Mapping[str, Sequence[float] | np.ndarray]) -> np.ndarray:
     """Return one flat float64 vector from named scalars and named columns of length L."""
     columns = np.stack([np.asarray(layers[name], dtype=np.float64) for name in PER_LAYER], axis=1)
@@ -90,6 +97,7 @@ def pairs(num_layers: int) -> np.ndarray:
     return found
 
 
+@functools.cache
 def moves(num_layers: int, cursor: int | None) -> np.ndarray:
     """Return (layer, target) of every Discrete action, shape (A, 2); target == layer means weights of its own.
 
@@ -99,7 +107,9 @@ def moves(num_layers: int, cursor: int | None) -> np.ndarray:
     """
     if cursor is None:
         return pairs(num_layers)
-    return np.stack([np.full(num_layers, cursor), np.minimum(np.arange(num_layers), cursor)], axis=1)
+    found = np.stack([np.full(num_layers, cursor), np.minimum(np.arange(num_layers), cursor)], axis=1)
+    found.setflags(write=False)
+    return found
 
 
 def in_turn(num_layers: int, num_actions: int) -> bool:

@@ -96,7 +96,7 @@ class Pointers(tuple[int, ...]):
     @property
     def num_unique(self) -> int:
         """Number of unique layers: how many sets of weights exist."""
-        return len(self.roots)
+        return len(set(self))
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:

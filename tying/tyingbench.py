@@ -36,6 +36,7 @@ FOLDER = Path(__file__).parent / "tables"
 # Shares of the run at which a pattern is evaluated.
 BUDGETS = (0.25, 0.5, 1.0)
 Split = Literal["reward", "test"]
+_KEPT_REGRETS = 64
 _Count = Annotated[int, Field(ge=0)]
 _Amount = Annotated[float, Field(ge=0)]
 _Pattern = Annotated[Pointers, PlainValidator(lambda v: v if isinstance(v, Pointers) else Pointers.parse(str(v)))]
@@ -153,9 +154,12 @@ class TyingBench:
         self.seeds = tuple(sorted({row.seed for row in rows}))
         self.budgets = tuple(sorted({row.budget for row in rows}))
         self._index = {pattern: number for number, pattern in enumerate(self.patterns)}
-        self._losses = {(split, b): self._array(f"{split}_loss", b) for split in ("reward", "test") for b in self.budgets}
+        self._losses = {(split, b): self.column(f"{split}_loss", b) for split in ("reward", "test") for b in self.budgets}
+        self._regrets: dict[tuple[float, float], tuple[np.ndarray, float]] = {}
 
-    def _array(self, name: str, budget: float) -> np.ndarray:
+    def column(self, name: str, budget: float = 1.0) -> np.ndarray:
+        """Return a field of `Row` for every pattern and seed, shape (P, S)."""
+        self._require_budget(budget)
         values = np.array([[getattr(self._rows[p, s, budget], name) for s in self.seeds] for p in self.patterns])
         values.setflags(write=False)  # callers share it
         return values
@@ -196,7 +200,7 @@ class TyingBench:
     @functools.cached_property
     def param_shares(self) -> np.ndarray:
         """Trainable block parameters of every pattern as a share of the untied model's, shape (P,)."""
-        shares: np.ndarray = self._array("block_params", self.budgets[-1])[:, 0] / self.independent_block_params
+        shares: np.ndarray = self.column("block_params", self.budgets[-1])[:, 0] / self.independent_block_params
         shares.setflags(write=False)
         return shares
 
@@ -259,13 +263,23 @@ class TyingBench:
 
     def regret(self, pointers: str | Iterable[int], param_weight: float = 0.0, budget: float = 1.0) -> float:
         """Return how far a pattern's objective lies above the best, in nats per token (at least 0)."""
-        values = self.objectives(param_weight, budget)
-        return float(values[self.index(pointers)] - values.min())
+        return float(self.regrets(param_weight, budget)[0][self.index(pointers)])
+
+    def regrets(self, param_weight: float = 0.0, budget: float = 1.0) -> tuple[np.ndarray, float]:
+        """Return the regret of every pattern, shape (P,), and the worst one's; kept for the next call."""
+        known = self._regrets.get((param_weight, budget))
+        if known is None:
+            if len(self._regrets) >= _KEPT_REGRETS:  # a steered weight is another one at every step
+                self._regrets.clear()
+            values = self.objectives(param_weight, budget)
+            known = self._regrets[param_weight, budget] = values - values.min(), float(np.ptp(values))
+            known[0].setflags(write=False)
+        return known
 
     def normalised_regret(self, pointers: str | Iterable[int], param_weight: float = 0.0, budget: float = 1.0) -> float:
         """Return the regret as a share of the worst pattern's: 0 for the best, 1 for the worst; 0 where all are equal."""
-        spread = float(np.ptp(self.objectives(param_weight, budget)))
-        return self.regret(pointers, param_weight, budget) / spread if spread else 0.0
+        regrets, spread = self.regrets(param_weight, budget)
+        return float(regrets[self.index(pointers)]) / spread if spread else 0.0
 
     def index(self, pointers: str | Iterable[int]) -> int:
         """Return a pattern's place in `patterns`.
@@ -273,7 +287,8 @@ class TyingBench:
         Raises:
             InputError: If it is not valid, or not of the table's number of layers.
         """
-        pattern = strategies.make(pointers, self.num_layers) if isinstance(pointers, str) else Pointers(pointers)
+        pattern = strategies.make(pointers, self.num_layers) if isinstance(pointers, str) else pointers
+        pattern = pattern if isinstance(pattern, Pointers) else Pointers(pattern)
         if pattern not in self._index:
             raise InputError(f"pattern '{pattern}' has {len(pattern)} layers: the table is of {self.num_layers} layers")
         return self._index[pattern]

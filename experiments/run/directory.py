@@ -41,7 +41,7 @@ _SUMMARY = schema.shape(
     preset=str,
     pointers=schema.PointerList,
     **dict.fromkeys((*_COUNTS, "independent_block_params", "iterations", "tokens", "decisions", "changes"), int),
-    **dict.fromkeys(("test_loss", "reward_loss", "wall_s", "train_s", "decision_s"), float),
+    **dict.fromkeys(("test_loss", "reward_loss", "wall_s", "train_s", "evaluate_s", "decision_s"), float),
 )
 _VERSIONS = schema.shape(config_sha256=str, corpus_sha256=str, device=str, packages=dict[str, str | None])
 # What a process that was killed while it made the folder can have left in it.
@@ -56,7 +56,8 @@ class Line:
         record: The decision and its window.
         wall_s: Wall seconds since the first window began, over all processes that trained the run.
         cpu_s: The same in processor time, added up over threads.
-        decision_s: Wall seconds of the decision besides training its window.
+        decision_s: Wall seconds of the decision besides training its window and evaluating it: with `train_s` and
+            `evaluate_s` of the record, all time since the last decision.
         agent: The agent's diagnostics at the decision.
     """
 

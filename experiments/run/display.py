@@ -123,5 +123,6 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.add_row("trainable parameters", f"{trainable:,} of {independent:,} untied ({trainable / independent:.1%})")
     table.add_row("of them in blocks", f"{blocks:,} of {all_blocks:,} untied ({blocks / all_blocks:.1%})")
     table.add_row("tokens", f"{summary['tokens']:,} in {summary['train_s']:.0f} s of training")
-    table.add_row("decisions", f"{summary['decisions']}, taking {summary['decision_s']:.0f} s in all")
+    deciding, evaluating = summary["decision_s"], summary["evaluate_s"]
+    table.add_row("decisions", f"{summary['decisions']}, taking {deciding:.0f} s, and {evaluating:.0f} s to evaluate")
     return table

@@ -26,6 +26,7 @@ from experiments.run.summary import write_final
 from experiments.run.tensorboard import TensorBoardLogger
 from tying.errors import DivergenceError, InputError
 from tying.files import require_room, warn_once
+from tying.pointers import Pointers
 
 
 @dataclass
@@ -142,7 +143,7 @@ class Job:
         # The run's seed also holds for an agent that resets the environment without one.
         self.env.reset(seed=self.config.run.seed)
         self.simulator.reset(self.config.run.seed)
-        device = self.simulator.start().device
+        device = self.simulator.start(self._first_pointers).device
         known_by = inputs(self.simulator.task, self.agent)
         facts = {"device": str(device), "threads": torch.get_num_threads(), **known_by}
         if self.resumed:
@@ -163,7 +164,7 @@ class Job:
         self.directory.write_assets(self.simulator.task.save_assets)
 
     def _introduce(self, console: Console) -> None:
-        trainer = self.simulator.start()
+        trainer = self.simulator.start(self._first_pointers)
         console.print(
             f"run {self.directory.path}\n"
             f"model {trainer.independent_params:,} parameters untied, {self.simulator.num_layers} layers; "
@@ -174,9 +175,13 @@ class Job:
     def _tokens_per_iteration(self) -> int:
         return self.config.trainer.batch_size * self.simulator.task.sequence_length
 
+    @property
+    def _first_pointers(self) -> Pointers:
+        return self.lines[-1].record.pointers if self.lines else self.env.initial_pointers
+
     def _display(self, console: Console) -> Display:
-        pointers = self.lines[-1].record.pointers if self.lines else self.env.initial_pointers
-        return Display(self.config.trainer.iterations, self._tokens_per_iteration(), pointers, console, self.iteration)
+        pointers, length = self._first_pointers, self.config.trainer.iterations
+        return Display(length, self._tokens_per_iteration(), pointers, console, self.iteration)
 
     def _logger(self) -> TensorBoardLogger:
         after = self.iteration if self.resumed else None

@@ -13,6 +13,7 @@ from experiments.run.config import RunConfig
 from experiments.run.directory import Line, RunDirectory
 from experiments.run.display import Display
 from experiments.run.tensorboard import TensorBoardLogger
+from tying import palette
 from tying.errors import InputError
 from tying.pointers import Pointers
 from tying.training import checkpoint
@@ -22,7 +23,7 @@ from tying.training.trainer import Iteration, Trainer
 KEPT_CHECKPOINTS = 2
 # What follows from the decisions and their measurements.
 _ANSWERED = ("iteration", "previous_pointers", "layer", "action", "frozen", "reward", "reward_terms", "param_weight")
-_FIRST_PICTURE = 8  # decisions; pointer maps follow at each doubling, since each shows the whole run so far
+_FIRST_PICTURE = 8  # decisions; maps follow at each doubling, plain ones: letters take a fifth of a second to draw
 
 
 class Recorder:
@@ -104,7 +105,7 @@ class Recorder:
             record=record,
             wall_s=now - self._start,
             cpu_s=time.process_time() - self._cpu_start,
-            decision_s=now - self._mark - record.train_s,
+            decision_s=now - self._mark - record.train_s - record.evaluate_s,
             agent=diagnostics,
         )
         self._mark = now
@@ -134,8 +135,9 @@ class Recorder:
     def _save(self, count: int) -> None:
         """Draw the map and save a checkpoint, when they are due after that many decisions."""
         last = count == self.num_decisions
-        if last or (count >= _FIRST_PICTURE and count & (count - 1) == 0):
-            self.logger.pointer_map(self.history)
+        if not last and count >= _FIRST_PICTURE and count & (count - 1) == 0:
+            picture = palette.picture(self.history, self.trainer.config.iterations)
+            self.logger.pointer_map(picture, self.trainer.iteration)
         if last or count % self.config.checkpoint_interval == 0:
             self.logger.flush()
             checkpoint.save(self.trainer, self.directory.checkpoint_folder(count))
@@ -154,10 +156,17 @@ class Recorder:
             snapshot.save(self.agent, folder, self._digest.hexdigest())
             self.directory.keep_checkpoints(KEPT_CHECKPOINTS)
 
-    def finish(self, settings: Mapping[str, Any], figures: Mapping[str, float], references: Mapping[str, float]) -> None:
-        """Log the settings beside the final figures, the references, and the metrics of the agent's last update."""
+    def finish(
+        self,
+        settings: Mapping[str, Any],
+        figures: Mapping[str, float],
+        references: Mapping[str, float],
+        picture: np.ndarray,
+    ) -> None:
+        """Log the settings beside the final figures, the references, the agent's last update, and the whole map."""
         self.logger.agent(self.trainer.iteration, {}, self._metrics())
         self.logger.references(references, self.trainer.iteration)
+        self.logger.pointer_map(picture, self.trainer.iteration)
         self.logger.hparams(settings, figures, self.trainer.iteration)
 
     def _metrics(self) -> dict[str, float]:

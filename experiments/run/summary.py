@@ -20,7 +20,9 @@ def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> 
     summary = _summarise(config, recorder)
     figures = {k: summary[k] for k in ("test_loss", "trainable_params", "num_unique_layers")}
     figures |= {k: v for k, v in summary.items() if k.startswith("test_")}
-    recorder.finish(flat(config.resolved()), figures, summary["references"])
+    title = f"{config.preset}, {config.agent.name}, seed {config.run.seed} (colour: set of weights, bold: its owner)"
+    drawn = pointer_map.draw(recorder.history, title=title)
+    recorder.finish(flat(config.resolved()), figures, summary["references"], pointer_map.to_array(drawn))
     with replacing(directory.final) as temporary:
         temporary.mkdir()
         checkpoint.save_tensors(trainer.state_dict()["model"], temporary / "model.safetensors")
@@ -28,8 +30,7 @@ def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> 
         (temporary / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         trainer.task.export(trainer.model, temporary)
         recorder.agent.save(temporary / "agent")
-        title = f"{config.preset}, {config.agent.name}, seed {config.run.seed} (colour: set of weights, bold: its owner)"
-        pointer_map.draw(recorder.history, title=title).savefig(temporary / "pointer_map.png", dpi=130)
+        drawn.savefig(temporary / "pointer_map.png", dpi=130)
         write_checksums(temporary)
 
 

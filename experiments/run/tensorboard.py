@@ -1,15 +1,15 @@
 """The run's TensorBoard file. x is the training iteration everywhere; docs/tags.md defines every tag."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from torch.utils.tensorboard import FileWriter, SummaryWriter
+from torch.utils.tensorboard.summary import hparams, scalar
 
-from experiments.run import pointer_map
-from tying.pointers import Pointers
 from tying.training.record import StepRecord, perplexity
 from tying.training.trainer import Iteration
 
@@ -49,11 +49,11 @@ class TensorBoardLogger:
     def decision(self, record: StepRecord, compression_ratio: float, trainable_params: int, decision_s: float) -> None:
         """Log one decision and the window after it."""
         known = {"agent/explored": record.explored, "agent/action_value": record.action_value}
+        if record.evaluated:
+            known |= {"lm/reward_loss": record.reward_loss, "lm/reward_ppl": perplexity(record.reward_loss)}
         self._scalars(
             record.iteration,
             {
-                "lm/reward_loss": record.reward_loss,
-                "lm/reward_ppl": perplexity(record.reward_loss),
                 "tying/num_unique_layers": record.pointers.num_unique,
                 "tying/trainable_params": trainable_params,
                 "tying/compression_ratio": compression_ratio,
@@ -78,10 +78,9 @@ class TensorBoardLogger:
                 values |= {f"agent/{name}/{action:02d}": part for action, part in enumerate(value)}
         self._scalars(iteration, values)
 
-    def pointer_map(self, history: Sequence[tuple[int, Pointers]]) -> None:
-        """Add the picture of the whole run so far."""
-        picture = pointer_map.to_array(pointer_map.draw(history, title="one colour: one set of weights, bold: its owner"))
-        self._writer.add_image("tying/pointer_map", picture, history[-1][0], dataformats="HWC")
+    def pointer_map(self, picture: np.ndarray, iteration: int) -> None:
+        """Add the picture of the whole run so far, (height, width, 3) uint8."""
+        self._writer.add_image("tying/pointer_map", picture, iteration, dataformats="HWC")
 
     def config(self, text: str) -> None:
         """Show the configuration as text."""
@@ -93,16 +92,19 @@ class TensorBoardLogger:
         texts = {k: os.fsencode(str(v)).decode("utf-8", "replace") for k, v in settings.items()}
         flat = {k: v if isinstance(v, (bool, int, float)) else texts[k] for k, v in settings.items()}
         named = {f"final/{name}": value for name, value in figures.items()}
-        file_writer = self._writer.file_writer
-        assert file_writer is not None  # it is there until close
         for event in hparams(flat, dict(named)):
-            file_writer.add_summary(event)
+            self._file_writer.add_summary(event)
         self._scalars(iteration, named)
 
     def references(self, losses: Mapping[str, float], iteration: int) -> None:
         """Draw losses that are no model's of this run as level lines from the beginning to the end."""
         for step in (0, iteration):
             self._scalars(step, {f"references/{name}": loss for name, loss in losses.items()})
+
+    @property
+    def _file_writer(self) -> FileWriter:
+        assert self._writer.file_writer is not None  # it is there until close
+        return self._writer.file_writer
 
     def flush(self) -> None:
         """Put everything on disk."""
@@ -113,5 +115,6 @@ class TensorBoardLogger:
         self._writer.close()
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+        # One event for all: it takes a third of the time of an event for each.
+        merged = Summary(value=[value for tag, number in values.items() for value in scalar(tag, number).value])
+        self._file_writer.add_summary(merged, step)

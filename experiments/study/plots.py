@@ -104,7 +104,8 @@ def curves(runs: Sequence[Run], baseline: str, references: Mapping[str, float]) 
 
 
 def _on(tokens: np.ndarray, curve: pd.DataFrame) -> np.ndarray:
-    values: np.ndarray = np.interp(tokens, curve["tokens"].to_numpy(), curve["reward_loss"].to_numpy())
+    measured = curve[curve["evaluated"]]
+    values: np.ndarray = np.interp(tokens, measured["tokens"].to_numpy(), measured["reward_loss"].to_numpy())
     return values
 
 

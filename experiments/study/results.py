@@ -28,7 +28,7 @@ class Run:
         label: The variant that it is of.
         seed: Its seed.
         summary: final/summary.json.
-        curve: One row per decision: iteration, tokens, reward_loss, wall_s, cpu_s, param_share.
+        curve: One row per decision: iteration, tokens, reward_loss, evaluated, wall_s, cpu_s, param_share.
         history: Of its pointers, as `pointer_map.draw` takes it.
     """
 
@@ -46,7 +46,7 @@ class Run:
             InputError: If its record is damaged.
         """
         summary, lines = directory.read_summary(), directory.read_decisions()
-        columns = ("iteration", "tokens", "reward_loss", "param_share")
+        columns = ("iteration", "tokens", "reward_loss", "evaluated", "param_share")
         curve = pd.DataFrame(
             {
                 **{name: [getattr(line.record, name) for line in lines] for name in columns},
@@ -75,10 +75,10 @@ class Run:
 
     def reward_loss_at(self, seconds: float, clock: str) -> float:
         """Return the reward loss once that many seconds had passed, interpolated; NaN if the run ended before."""
-        times = self.curve[clock].to_numpy()
-        if seconds > times[-1] * (1 + 1e-9):
+        if seconds > self.curve[clock].iloc[-1] * (1 + 1e-9):
             return float("nan")
-        return float(np.interp(seconds, times, self.curve["reward_loss"].to_numpy()))
+        measured = self.curve[self.curve["evaluated"]]
+        return float(np.interp(seconds, measured[clock].to_numpy(), measured["reward_loss"].to_numpy()))
 
 
 def references(runs: Sequence[Run], baseline: str) -> dict[str, float]:
@@ -131,7 +131,7 @@ def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
                 "changes": s["changes"],
                 "seconds": seconds,
                 "tokens_per_s": s["tokens"] / seconds,
-                "decision_share": s["decision_s"] / s["wall_s"],
+                "decision_share": (s["decision_s"] + s["evaluate_s"]) / s["wall_s"],
             }
         )
     return pd.DataFrame(rows)

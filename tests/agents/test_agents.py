@@ -344,3 +344,17 @@ def test_a_recurrent_policys_diagnostics_are_of_what_it_does() -> None:
     agent.learn(env, 45)
     stored = np.exp(agent.model.rollout_buffer.log_probs[:44, 0])
     assert seen[:44] == pytest.approx(stored.tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dqn", "qrdqn"])
+def test_value_learners_rest_while_pointers_stand_still(name: str) -> None:
+    counts = []
+    for share in (0.5, 1.0, 0.5):
+        env = instant(num_decisions=40, env={"freeze_after": share})
+        agent = agents.make(name, env, seed=0, learning_starts=8)
+        agent.learn(env, 40)
+        counts.append(agent.model._n_updates)  # type: ignore[attr-defined]
+    agent.learn(env, 10)  # a second run, whose pointers move again
+    steps = agent.gradient_steps  # type: ignore[attr-defined]
+    assert counts == [12 * steps, 31 * steps, 12 * steps]  # none after the last decision
+    assert agent.model._n_updates == 21 * steps  # type: ignore[attr-defined]

@@ -127,3 +127,27 @@ def test_layer_and_action_are_those_decided() -> None:
             env.step(action)
         assert [record.layer for record, *_ in heard] == expected
         assert [record.action for record, *_ in heard] == [np.asarray(action).tolist()] * 3
+
+
+@pytest.mark.parametrize(
+    ("reward", "evaluated"), [("improvement", [0, 1, 2, 3, 7, 11, 15, 19, 21]), ("level", [*range(22)])]
+)
+def test_once_pointers_stand_still_few_windows_are_evaluated_and_rewards_still_add_up(
+    reward: str, evaluated: list[int]
+) -> None:
+    """Rewards that do not telescope need every loss."""
+    options = {"trainer": {"iterations": 22, "batch_size": 2}, "decision_interval": 1, "freeze_after": 3 / 22}
+    env = LayerTyingEnv(**options, reward={"name": reward, "frozen_interval": 4, "param_weight": 0.0})
+    full = LayerTyingEnv(**options, reward={"name": reward, "frozen_interval": 1, "param_weight": 0.0})
+    records: list[list[StepRecord]] = [[], []]
+    for one, seen in zip((env, full), records, strict=True):
+        one.reset(seed=0)
+        for _ in range(22):
+            one.step(one.action_space.n - 1)
+            seen.append(one.record)
+    some, every = records
+    assert all(record.evaluated for record in every)
+    assert [record.decision for record in some if record.evaluated] == evaluated
+    for record, known in zip(some, every, strict=True):
+        assert record.reward_loss == (known.reward_loss if record.evaluated else record.previous_loss)
+    assert sum(record.reward for record in some) == pytest.approx(sum(record.reward for record in every))

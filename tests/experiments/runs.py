@@ -107,7 +107,7 @@ def change(file: Path, part: Sequence[str], **values: Any) -> None:
 def write_summary(folder: Path, **values: Any) -> None:
     """Write the final/summary.json of a run that is finished, as far as studies read it."""
     counts = "num_layers num_unique_layers trainable_params trainable_block_params independent_params"
-    others = "independent_block_params iterations tokens decisions changes wall_s train_s decision_s"
+    others = "independent_block_params iterations tokens decisions changes wall_s train_s evaluate_s decision_s"
     known = {"agent": "random", "preset": "tiny", "pointers": [0], "seed": 1, "test_loss": 1.0, "reward_loss": 1.0}
     numbers = dict.fromkeys(f"{counts} {others}".split(), 1)
     write_json(folder / "final" / "summary.json", {**numbers, **known, **values})

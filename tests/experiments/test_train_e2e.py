@@ -1,6 +1,7 @@
 """`python -m experiments.train` as a person runs it: what it leaves behind, and what does not depend on the agent."""
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,7 @@ SUMMARY = {
     "reward_loss": float,
     "wall_s": float,
     "train_s": float,
+    "evaluate_s": float,
     "decision_s": float,
     "references": dict,
 }
@@ -133,6 +135,14 @@ def test_summary_says_what_was_asked_for(run: Path) -> None:
     # Bytes are the tokens of this preset.
     assert summary["test_bits_per_byte"] == pytest.approx(summary["test_loss"] / math.log(2))
     assert 0 < summary["train_s"] < summary["wall_s"]
+
+
+def test_three_clocks_make_up_the_time_and_do_not_overlap(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
+    for before, line in itertools.pairwise(lines):
+        parts = [line[name] for name in ("train_s", "evaluate_s", "decision_s")]
+        assert min(parts) > 0
+        assert sum(parts) == pytest.approx(line["wall_s"] - before["wall_s"])
 
 
 def test_decisions_are_numbered_and_whole(run: Path) -> None:

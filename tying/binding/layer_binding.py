@@ -155,11 +155,6 @@ class LayerBinding:
         """Return the shared parameters that a layer uses now, in the order of `shared_names`."""
         return tuple(self._weights[layer])
 
-    @property
-    def num_uses(self) -> dict[nn.Parameter, int]:
-        """Number of layers that use each shared parameter."""
-        return {p: len(group) for group in self._pointers.groups for p in self._weights[group[0]]}
-
     def rebind(self, pointers: Iterable[int] | str) -> None:
         """Go from the tying in force to any other one, by the rule at the top of this module.
 

@@ -149,6 +149,20 @@ def _patterns(share: str) -> list[str]:
     return [pattern.strip() for pattern in share.split(",")]
 
 
+def spare_parameters(blocks: Sequence[nn.Module], share: str, norms: str, pointers: Pointers) -> list[nn.Parameter]:
+    """Return the parameters of untied blocks that a tying replaces by those of other layers.
+
+    Args:
+        blocks: The blocks, layer 0 first.
+        share: See `shared_names`.
+        norms: See `shared_names`.
+        pointers: The tying.
+    """
+    own = [dict(block.named_parameters()) for block in blocks]
+    shared = common_names(blocks, [tuple(names) for names in own], share, norms)
+    return [own[layer][name] for layer, root in enumerate(pointers) if layer != root for name in shared]
+
+
 def trainable_params(block: nn.Module, names: Iterable[str], pointers: Pointers) -> int:
     """Return the trainable parameters of all blocks under some pointers, each counted once.
 

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, C width, V vocabulary.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tying.isolation import isolated
 from tying.models.config import BlocksConfig, ModelConfig
+from tying.models.cross_entropy import cross_entropy
 from tying.seeding import derive_seed
 
 
@@ -40,12 +42,31 @@ class BlockModel(nn.Module, ABC):
     def __init__(self, config: BlocksConfig, size: Any, seed: int | None) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False
+        self.recompute = self.chunked_loss = False
         with torch.device("meta"):  # no draws from the global generator, no memory before the real weights
             self.build(size)
         if seed is not None:
-            self.to_empty(device="cpu")
-            self.init_weights(torch.Generator().manual_seed(derive_seed(seed, "initial weights")))
+            self.draw_weights(seed)
+
+    @isolated()
+    def draw_weights(self, seed: int, spare: Collection[nn.Parameter] = ()) -> None:
+        """Leave the meta device: make the weights of a seed.
+
+        Args:
+            seed: As for the class.
+            spare: Parameters that the caller is going to replace at once. They get a memory in common, which is all that
+                they cost; the others' values are those that they would have without.
+        """
+        ids = set(map(id, spare))
+        places = [(m._parameters, key) for m in self.modules() for key, p in m._parameters.items() if id(p) in ids]
+        shapes = [parameters[key].shape for parameters, key in places]  # type: ignore[union-attr]
+        for parameters, key in places:
+            parameters[key] = None
+        self.to_empty(device="cpu")
+        common = {shape: torch.empty(shape) for shape in shapes}
+        for (parameters, key), shape in zip(places, shapes, strict=True):
+            parameters[key] = nn.Parameter(common[shape])
+        self.init_weights(torch.Generator().manual_seed(derive_seed(seed, "initial weights")))
 
     @abstractmethod
     def build(self, size: Any) -> None:
@@ -88,7 +109,8 @@ class Model(BlockModel):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) int64 -> scalar."""
-        loss: Tensor = F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
+        compute = cross_entropy if self.chunked_loss else F.cross_entropy
+        loss: Tensor = compute(self(tokens).flatten(0, 1), targets.flatten())
         return loss
 
     @torch.no_grad()

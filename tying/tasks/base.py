@@ -1,7 +1,7 @@
 """Task: what is trained, as one value. The trainer, environments and checkpoints know tasks, not languages."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,6 +75,15 @@ class Task(ABC):
             seed: None: without data and values, on the meta device; dimensions that depend on the data may be smaller.
         """
 
+    def build_tied_model(self, seed: int, spare: Callable[[Sequence[nn.Module]], Collection[nn.Parameter]]) -> nn.Module:
+        """Return what `build_model` returns, as far as it is kept; tasks that can do so save the memory of the rest.
+
+        Args:
+            seed: As for `build_model`.
+            spare: Given the blocks, which may be on the meta device: parameters that the caller is going to replace.
+        """
+        return self.build_model(seed)
+
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
         """Return the L equal blocks of a model that `build_model` made."""
         return list(model.h)  # type: ignore[arg-type]
@@ -87,6 +96,10 @@ class Task(ABC):
     def recompute(self, model: nn.Module) -> None:
         """Let a model keep only its blocks' inputs for the backward pass and recompute the rest."""
         model.recompute = True  # type: ignore[assignment]
+
+    def chunk_loss(self, model: nn.Module) -> None:
+        """Let a model of `tying.models` compute its cross-entropy in chunks; others keep their own."""
+        model.chunked_loss = True  # type: ignore[assignment]
 
     @abstractmethod
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:

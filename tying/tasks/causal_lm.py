@@ -4,8 +4,9 @@ Shapes: B batch, T tokens (the model's context).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from tying.data import ngrams, tokenizers
 from tying.tasks.base import Batch
 from tying.tasks.text import TOKENIZER_FILE, TextTask
 
+if TYPE_CHECKING:
+    from tying.models.base import BlockModel
+
 
 class CausalLM(TextTask):
     """Next-token prediction on a corpus."""
@@ -23,7 +27,13 @@ class CausalLM(TextTask):
         """See Task.build_model."""
         return self._model(2 if seed is None else self.data.vocab_size, seed)
 
-    def _model(self, vocab_size: int, seed: int | None) -> nn.Module:
+    def build_tied_model(self, seed: int, spare: Callable[[Sequence[nn.Module]], Collection[nn.Parameter]]) -> nn.Module:
+        """See Task.build_tied_model."""
+        model = self._model(self.data.vocab_size, None)
+        model.draw_weights(seed, spare(self.blocks(model)))
+        return model
+
+    def _model(self, vocab_size: int, seed: int | None) -> "BlockModel":
         return models.model_class(self.model_config.name)(self.model_config, vocab_size, seed)
 
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:

@@ -22,6 +22,11 @@ class TrainerConfig:
     compile: bool = setting("compile the blocks (one graph serves all layers and survives rebinding)", default=False)
     recompute: bool = setting("keep only block inputs for the backward pass and recompute the rest", default=False)
 
+    chunked_loss: bool = setting(
+        "cross-entropy in chunks: faster on CPUs, less memory; the last bits of losses differ (models of tying.models)",
+        default=False,
+    )
+
     def __post_init__(self) -> None:
         if self.batch_size % self.micro_batches:
             raise InputError(

@@ -1,49 +1,54 @@
 """The optimizer and its learning rate."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from tying.errors import InputError
+from tying.pointers import Pointers
 from tying.training.config import OptimConfig
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return fused AdamW (the fastest of torch's three on CPU and GPU alike) over the model's parameters."""
-    groups = _groups(model.parameters(), config, {})
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, layers: Sequence[Sequence[nn.Parameter]] = ()
+) -> torch.optim.AdamW:
+    """Return fused AdamW (the fastest of torch's three on CPU and GPU alike) over the model's parameters.
+
+    Args:
+        model: Untied, where there are `layers`.
+        config: Rates and decay.
+        layers: The parameters of each layer whose rate `set_rates` follows; they stand in groups of their layer.
+    """
+    layer_of = {parameter: layer for layer, own in enumerate(layers) for parameter in own}
+    sorted_in: dict[tuple[float, int | None], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        decay = config.weight_decay if parameter.dim() >= 2 else 0.0
+        sorted_in.setdefault((decay, layer_of.get(parameter)), []).append(parameter)
+    groups = [
+        {"params": own, "weight_decay": decay, "layer": layer, "rate": 1.0} for (decay, layer), own in sorted_in.items()
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
-def regroup(
-    optimizer: torch.optim.Optimizer, model: nn.Module, config: OptimConfig, num_uses: Mapping[nn.Parameter, int]
-) -> None:
-    """Sort the model's parameters into groups of equal learning rate, after layers were tied or untied.
+def set_rates(optimizer: torch.optim.Optimizer, pointers: Pointers, tied_rate: float) -> None:
+    """Divide the learning rate of weights that n layers use by n to the power `tied_rate`; call it after a rebind.
 
     A step on weights that n layers use moves the network n times. AdamW's steps have the same size whatever the
     gradient, so without `tied_rate` a rate that suits untied layers is too high for tied ones.
 
     Args:
-        optimizer: Its groups are replaced; the moments stay.
-        model: Its parameters are those that the optimizer holds.
-        config: Where `tied_rate` is.
-        num_uses: Number of layers that use a parameter; 1 where it is missing.
+        optimizer: Of `make_optimizer` with `layers`; a binding keeps the weights of a root in the groups of its layer.
+        pointers: The tying in force.
+        tied_rate: See above.
     """
-    common = {k: v for k, v in optimizer.param_groups[0].items() if k not in ("params", "weight_decay", "rate")}
-    optimizer.param_groups[:] = [{**common, **group} for group in _groups(model.parameters(), config, num_uses)]
-
-
-def _groups(
-    parameters: Iterable[nn.Parameter], config: OptimConfig, num_uses: Mapping[nn.Parameter, int]
-) -> list[dict[str, Any]]:
-    """Return param groups; `rate` is what the learning rate is multiplied with."""
-    sorted_in: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in parameters:
-        decay = config.weight_decay if parameter.dim() >= 2 else 0.0
-        sorted_in.setdefault((decay, num_uses.get(parameter, 1) ** -config.tied_rate), []).append(parameter)
-    return [{"params": own, "weight_decay": decay, "rate": rate} for (decay, rate), own in sorted_in.items()]
+    num_uses = Counter(pointers)
+    for group in optimizer.param_groups:
+        if group["layer"] is not None:
+            # Groups of layers that own no weights are empty.
+            group["rate"] = max(1, num_uses[group["layer"]]) ** -tied_rate
 
 
 def learning_rate(config: OptimConfig, iteration: int, num_iterations: int) -> float:

@@ -42,7 +42,8 @@ class StepRecord:
         tokens: Training tokens seen at the window's end.
         train_loss: Mean over the window's iterations.
         last_loss: Of its last training batch.
-        reward_loss: On the fixed reward batches, after the window.
+        reward_loss: On the fixed reward batches, after the window; previous_loss where it was not evaluated.
+        evaluated: Whether reward_loss was measured after this window.
         fork_loss: reward_loss, had the same window been trained without the change; None where no reward needs it.
         block_params: Trainable parameters of the blocks.
         independent_block_params: The same for the untied model.
@@ -76,6 +77,7 @@ class StepRecord:
     train_loss: float = 0.0
     last_loss: float = 0.0
     reward_loss: float = 0.0
+    evaluated: bool = True
     fork_loss: float | None = None
     block_params: int = 0
     independent_block_params: int = 1
@@ -98,6 +100,12 @@ class StepRecord:
     def changed(self) -> bool:
         """Whether the decision changed the tying."""
         return self.pointers != self.previous_pointers
+
+    def having(self, **values: Any) -> Self:
+        """Return a record that differs in some fields; a tenth of the time of `dataclasses.replace`, same result."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), **values)
+        return new
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -126,7 +134,8 @@ _NAMES = tuple(f.name for f in fields(StepRecord))
 _SEQUENCES = ("gradient_norms", "similarities", "gradient_similarities", "agreements")
 # What a simulator measures, in contrast to what the environment decides and the reward adds.
 MEASUREMENTS = (
-    *("tokens", "train_loss", "last_loss", "reward_loss", "fork_loss", "block_params", "independent_block_params"),
+    *("tokens", "train_loss", "last_loss", "reward_loss", "evaluated"),
+    *("fork_loss", "block_params", "independent_block_params"),
     *_SEQUENCES,
 )
 # Of a diagnostic (the value of an action, a cosine) that is not finite, a run can go on; of a loss or a reward it cannot.
@@ -144,7 +153,7 @@ _SHAPE = schema.shape(
     action=int | list[int] | None,
     explored=bool | None,
     action_value=_Any | None,
-    frozen=bool,
+    **dict.fromkeys(("frozen", "evaluated"), bool),
     fork_loss=float | None,
     reward_terms=dict[str, float],
 )

@@ -11,7 +11,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from tying.binding import LayerBinding
+from tying.binding.sharing import spare_parameters
 from tying.errors import DivergenceError, InputError
 from tying.isolation import isolated
 from tying.models.base import num_params
 from tying.pointers import Pointers
 from tying.seeding import derive_seed, global_generators_kept, seed_device
 from tying.tasks.base import Batch, Task
+from tying.training.attention import Float32Attention
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 from tying.training.device import find_device
-from tying.training.memory import keep_freed_memory
-from tying.training.optim import learning_rate, make_optimizer, regroup
+from tying.training.memory import give_back_freed_memory, keep_freed_memory
+from tying.training.optim import learning_rate, make_optimizer, set_rates
+from tying.training.parameter_list import ParameterList
+
+_MUCH = 2**26  # bytes freed at once that are worth a walk over the whole heap
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Trainer:
         optim: Optimizer and learning rate.
         binding: The parameters that tied layers share.
         seed: Determines initial weights, order of the data and dropout; the global generators are left alone.
+        pointers: Tying at the start, None for none; the weights that it spares are never there (tasks of `tying.models`).
 
     Raises:
         InputError: If the data are too short, the device is not there, or nothing can be compiled.
@@ -72,6 +78,7 @@ class Trainer:
         optim: OptimConfig | None = None,
         binding: BindingConfig | None = None,
         seed: int = 0,
+        pointers: Pointers | None = None,
     ) -> None:
         binding = binding or BindingConfig()
         task.require()
@@ -83,17 +90,45 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.iteration = 0
-        self.model = task.build_model(seed).to(self.device)
+        self.model = self._build_model(binding, pointers)
         if config.recompute:
             task.recompute(self.model)
-        self.optimizer = make_optimizer(self.model, self.optim)
+        if config.chunked_loss:
+            task.chunk_loss(self.model)
         blocks = task.blocks(self.model)
-        self.binding = LayerBinding(blocks, self.optimizer, binding.share, binding.gradient, binding.norms)
+        self.binding = LayerBinding(blocks, None, binding.share, binding.gradient, binding.norms)
+        self.independent_params = num_params(self.model)
+        self._list = ParameterList(self.model)
+        self._parameters = self._list.now()
+        # A layer's parameters and their two moments.
+        self._layer_bytes = 3 * sum(p.numel() * p.element_size() for p in self.binding.weights_of(0))
+        self.optimizer = self._make_optimizer()
+        if pointers is not None:
+            self.rebind(pointers)
+        self.model.to(self.device)  # the parameters stay the same objects
         if config.compile:
             _require_compiler(self.device)
             _compile_blocks(blocks)
-        self.independent_params = num_params(self.model)
-        self._parameters = list(self.model.parameters())
+
+    def _build_model(self, binding: BindingConfig, pointers: Pointers | None) -> nn.Module:
+        if pointers is None or pointers.num_unique == len(pointers):
+            return self.task.build_model(self.seed)
+        return self.task.build_tied_model(
+            self.seed, lambda blocks: spare_parameters(blocks, binding.share, binding.norms, pointers)
+        )
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        start, independent = self.pointers, Pointers.independent(self.binding.num_layers)
+        if not self.optim.tied_rate:
+            optimizer = make_optimizer(self.model, self.optim)
+            self.binding.attach(optimizer)
+            return optimizer
+        self.binding.rebind(independent)  # for every layer to have groups of its own
+        optimizer = make_optimizer(self.model, self.optim, [self.binding.weights_of(layer) for layer in independent])
+        self.binding.attach(optimizer)
+        self.binding.rebind(start)
+        set_rates(optimizer, start, self.optim.tied_rate)
+        return optimizer
 
     @property
     def pointers(self) -> Pointers:
@@ -117,11 +152,14 @@ class Trainer:
     @isolated()
     def rebind(self, pointers: Iterable[int]) -> None:
         """Tie and untie layers; see LayerBinding.rebind."""
+        num_unique = self.pointers.num_unique
         self.binding.rebind(pointers)
-        if self.optim.tied_rate:  # otherwise the binding's own groups are right
-            regroup(self.optimizer, self.model, self.optim, self.binding.num_uses)
+        if self.optim.tied_rate:
+            set_rates(self.optimizer, self.pointers, self.optim.tied_rate)
         # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
-        self._parameters = list(self.model.parameters())
+        self._parameters = self._list.now()
+        if (num_unique - self.pointers.num_unique) * self._layer_bytes >= _MUCH and self.device.type == "cpu":
+            give_back_freed_memory()
 
     @isolated()
     def train(self, num_iterations: int, on_iteration: Callable[[Iteration], None] | None = None) -> list[Iteration]:
@@ -169,8 +207,8 @@ class Trainer:
             part.backward()
             loss += part.detach()
         max_norm = self.optim.clip_norm or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, max_norm))
-        mean_loss = float(loss)
+        clipped = nn.utils.clip_grad_norm_(self._parameters, max_norm)
+        mean_loss, norm = torch.stack([loss, clipped]).tolist()  # together: on a GPU every read is a wait
         if not (math.isfinite(mean_loss) and math.isfinite(norm)):
             raise DivergenceError(
                 f"iteration {self.iteration}: loss {mean_loss}, gradient norm {norm}: stopped before the optimizer step; "
@@ -219,10 +257,14 @@ class Trainer:
     def _on_device(self, batch: Batch) -> Batch:
         return tuple(tensor.to(self.device) for tensor in batch)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
         if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+            yield
+            return
+        on_cpu = self.device.type == "cpu" and not self.config.compile  # compiled blocks are traced once
+        with torch.autocast(self.device.type, dtype=torch.bfloat16), Float32Attention() if on_cpu else nullcontext():
+            yield
 
     @isolated()
     def state_dict(self) -> dict[str, Any]:

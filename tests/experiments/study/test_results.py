@@ -22,6 +22,7 @@ def make_run(label: str, seed: int, **columns: list[float]) -> Run:
         "iteration": [2, 4, 6, 8],
         "tokens": [20, 40, 60, 80],
         "reward_loss": [4.0, 3.0, 2.0, 1.0],
+        "evaluated": [True] * 4,
         "wall_s": [1.0, 2.0, 3.0, 4.0],
         "cpu_s": [1.0, 2.0, 3.0, 4.0],
         "param_share": [1.0, 1.0, 1.0, 1.0],
@@ -40,7 +41,8 @@ def make_run(label: str, seed: int, **columns: list[float]) -> Run:
         "independent_block_params": 300,
         "tokens": 80,
         "decisions": 4,
-        "decision_s": 1.0,
+        "decision_s": 0.75,
+        "evaluate_s": 0.25,
         "wall_s": 5.0,
     }
     return Run(label, seed, summary, pd.DataFrame(curve), [])
@@ -143,6 +145,11 @@ def test_reward_loss_is_interpolated_in_time() -> None:
     assert run.reward_loss_at(7.0, "wall_s") == 0.5
     assert run.reward_loss_at(30.0, "cpu_s") == 2.5
     assert run.reward_loss_at(0.1, "wall_s") == 4.0  # before the first evaluation
+
+
+def test_windows_without_evaluation_are_left_out_of_the_interpolation() -> None:
+    run = make_run("a", 0, reward_loss=[4.0, 4.0, 4.0, 1.0], evaluated=[True, False, False, True])
+    assert [run.reward_loss_at(seconds, "wall_s") for seconds in (1.0, 2.0, 3.0, 4.0)] == [4.0, 3.0, 2.0, 1.0]
 
 
 def test_reward_loss_after_the_end_is_unknown() -> None:
@@ -251,6 +258,7 @@ def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
         "iteration": [2, 4],
         "tokens": [20, 40],
         "reward_loss": [2.0, 1.0],
+        "evaluated": [True, True],
         "param_share": [0.25, 1.0],
         "wall_s": [1.0, 2.0],
         "cpu_s": [0.5, 1.5],

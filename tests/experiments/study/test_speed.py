@@ -10,9 +10,10 @@ import pytest
 
 from experiments import bench
 from experiments.run import cli
-from experiments.study import speed
-from experiments.study.speed import Figure
+from experiments.study import savings, speed
+from experiments.study.figure import Figure, interleaved, ratios
 from tests.conftest import ROOT
+from tying.models.config import GPTConfig
 
 
 def test_a_verdict_names_the_aim_and_whether_it_is_reached() -> None:
@@ -21,10 +22,27 @@ def test_a_verdict_names_the_aim_and_whether_it_is_reached() -> None:
     assert Figure("speed", 0.5, "{:.1f}", ">= 1", False).verdict == ">= 1  MISSED"
 
 
+def test_repeats_have_a_median_a_range_and_a_verdict() -> None:
+    figure = Figure.of("speed", [3.0, 1.0, 2.5], "x{:.1f}", ">= 2", 2)
+    assert (figure.value, figure.text, figure.verdict) == (2.5, "x2.5 [x1.0, x3.0]", ">= 2  reached")
+    assert Figure.of("time", [3.0], "{:.0f}", "< 2", 2, less=True).verdict == "< 2  MISSED"
+    assert ratios({"a": [1.0, 2.0], "b": [3.0, 1.0]}, "a", "b") == [3.0, 0.5]
+
+
+def test_what_falls_with_the_number_of_sets_is_what_is_counted() -> None:
+    figures = {figure.name: figure.value for figure in savings.falls_with_sets(1, GPTConfig(width=64, context=16))}
+    block = 12 * 64**2 + 13 * 64
+    untied, rest = 6 * block, 256 * 64 + 16 * 64 + 2 * 64
+    for pattern, blocks in (("sequence:3", 3 * block), ("all_tied", block)):
+        share = (rest + blocks) / (rest + untied)
+        assert figures[f"bytes of parameters, gradients, moments, {pattern} / independent"] == pytest.approx(share)
+        assert figures[f"bytes of a checkpoint, {pattern} / independent"] == pytest.approx(share, rel=0.05)
+
+
 def test_candidates_take_turns() -> None:
     turns: list[tuple[str, int]] = []
     runs = {name: (lambda count, name=name: turns.append((name, count))) for name in ("a", "b")}
-    seconds = speed.interleaved(runs, repeats=2, iterations=5)
+    seconds = interleaved(runs, repeats=2, iterations=5)
     assert turns == [("a", 3), ("b", 3), ("a", 5), ("b", 5), ("a", 5), ("b", 5)]  # warm up first
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 

@@ -37,6 +37,7 @@ records = st.builds(
     train_loss=finite,
     last_loss=finite,
     reward_loss=finite,
+    evaluated=st.booleans(),
     fork_loss=st.none() | finite,
     block_params=st.integers(1, 2**53),
     independent_block_params=st.integers(1, 2**53),
