@@ -102,6 +102,7 @@ class Subject:
             "changes": 0,
             "train_s": 0.0,
             "decision_s": 0.0,
+            "evaluate_s": 0.0,
             "independent_params": num_params(self.model),
             "independent_block_params": sum(
                 p.numel() for block in self.task.blocks(self.model) for p in block.parameters()

@@ -28,7 +28,9 @@ class CausalLM(TextTask):
         return self._model(2 if seed is None else self.data.vocab_size, seed)
 
     def build_tied_model(self, seed: int, spare: Callable[[Sequence[nn.Module]], Collection[nn.Parameter]]) -> nn.Module:
-        """See Task.build_tied_model."""
+        """See Task.build_tied_model; a subclass that builds another model builds it whole."""
+        if type(self).build_model is not CausalLM.build_model:
+            return super().build_tied_model(seed, spare)
         model = self._model(self.data.vocab_size, None)
         model.draw_weights(seed, spare(self.blocks(model)))
         return model
