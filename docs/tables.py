@@ -100,7 +100,7 @@ def depth(name: str) -> pd.DataFrame:
 
 def transfer(name: str) -> pd.DataFrame:
     """Return a comparison of policies that learned on a table, of those that did not, and of the fixed rule."""
-    table = _comparison(_DATA / "tyingbench" / f"transfer_{name}.csv")
+    table = pd.read_csv(_DATA / "tyingbench" / f"transfer_{name}" / "table.csv")
     return pd.DataFrame([_row(row, digits=1) for row in table.to_dict("records")])
 
 
