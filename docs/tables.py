@@ -168,25 +168,47 @@ def agents(name: str) -> pd.DataFrame:
 
 def compressing(name: str) -> pd.DataFrame:
     """Return the patterns of a compression at every size, the lowest loss after healing first."""
-    summary = read_json(_DATA / "compressing" / f"{name}.json")
     rows = []
-    for size in summary["sizes"]:
+    for size in read_json(_DATA / "compressing" / f"{name}.json")["sizes"]:
         chosen = {"zero_shot": size["zero_shot"], "healed_seeds": size["healed_short"], "sources": size["sources"]}
+        names: dict[str, list[str]] = {}  # of equal patterns
         patterns = {"chosen": chosen, **{n: r for n, r in size["references"].items() if r["healed_seeds"]}}
-        for kind, pattern in sorted(patterns.items(), key=lambda item: float(np.mean(item[1]["healed_seeds"]))):
+        for kind, pattern in patterns.items():
+            names.setdefault(str(Sources(pattern["sources"])), []).append(kind)
+        for text, kinds in sorted(names.items(), key=lambda item: float(np.mean(patterns[item[1][0]]["healed_seeds"]))):
+            pattern = patterns[kinds[0]]
             healed = np.array(pattern["healed_seeds"])
-            sources = Sources(pattern["sources"])
             rows.append(
                 {
                     "sets": size["num_sets"],
-                    "pattern": kind,
-                    "sources": f"`{sources}`",
-                    "layers run": len(sources.kept),
+                    "pattern": f"`{text}`",
+                    "which is": ", ".join(kind for kind in kinds if not kind.startswith("#")),
+                    "layers run": len(Sources.parse(text).kept),
                     "at once": f"{pattern['zero_shot']:.3f}",
                     "healed": f"{healed.mean():.4f}",
-                    "to chosen": "" if kind == "chosen" else with_interval(healed - np.array(size["healed_short"])),
+                    "to chosen": "" if "chosen" in kinds else with_interval(healed - np.array(chosen["healed_seeds"])),
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def healed(name: str) -> pd.DataFrame:
+    """Return the patterns of a healing, the first one first, and the differences of the others to it, paired by seed."""
+    lines = pd.read_json(_DATA / "compressing" / f"{name}_healed.jsonl", lines=True)
+    wide = lines.pivot_table(index="sources", columns="seed", values="test_loss", sort=False)
+    first = wide.iloc[0]
+    rows = []
+    for text, losses in wide.iterrows():
+        both = (losses - first).dropna().to_numpy()
+        rows.append(
+            {
+                "pattern": f"`{text}`",
+                "layers run": len(Sources.parse(str(text)).kept),
+                "seeds": int(losses.notna().sum()),
+                "healed": f"{losses.mean():.4f}",
+                "to the first": "" if text == wide.index[0] else with_interval(both),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -204,6 +226,7 @@ _KINDS: dict[str, Callable[[str], pd.DataFrame]] = {
     "agents": agents,
     "transfer": transfer,
     "compressing": compressing,
+    "healed": healed,
 }
 
 

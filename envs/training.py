@@ -80,6 +80,13 @@ class TrainingSimulator:
             self._new_seed, self._used = None, False
         return self.trainer
 
+    def resume(self, folder: Path, pointers: Pointers) -> Trainer:
+        """Return the run's trainer in the state of a checkpoint, whose pointers are given."""
+        trainer = self.start(pointers)
+        self._used = True
+        checkpoint.load(trainer, folder)
+        return trainer
+
     @functools.cached_property
     def _counter(self) -> LayerBinding:
         """The binding of a model without values, for counting before the model is built."""
@@ -200,8 +207,7 @@ class ResumedSimulator:
         Raises:
             InputError: If it is damaged, or was made after another decision.
         """
-        trainer = self.live.start(known.pointers)
-        checkpoint.load(trainer, self.folder)
+        trainer = self.live.resume(self.folder, known.pointers)
         if (trainer.iteration, trainer.pointers) != (known.iteration, known.pointers):
             raise InputError(
                 f"{self.folder}: a checkpoint of iteration {trainer.iteration} with pointers '{trainer.pointers}'; "

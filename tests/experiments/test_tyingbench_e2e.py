@@ -428,6 +428,7 @@ def test_a_report_has_every_table_and_picture(call: Run, built: Path, tmp_path: 
         "trust",
         "rules",
         "budgets",
+        "gate",
     ]
     assert not {"nan", "inf", "nan%", "-inf%"} & set(page.replace("[", " ").replace("]", " ").split())
     for name in pictures:
