@@ -508,7 +508,7 @@ def test_shipped_facts_say_how_it_was_made(name: str) -> None:
     command = "questions" if name in ASKED else "build"
     assert facts["command"].startswith(f"python -m experiments.tyingbench {command} ")
     seconds = sum(row.seconds for row in rows if row.budget == 1)
-    assert facts["seconds"] == pytest.approx(seconds, rel=0.05 if name in ASKED else 1e-6)  # with the model's loading
+    assert facts["seconds"] == pytest.approx(seconds, rel=0.1 if name in ASKED else 1e-6)  # with the loading of the model
     assert facts["made_by"]["packages"]["torch"]
     assert facts["made_by"]["processor"]
 
