@@ -123,7 +123,7 @@ def test_the_page_of_measurements_gives_the_figures_that_were_measured() -> None
         assert form.format(value).replace("%", " %") in table, what
 
 
-@pytest.mark.parametrize("name", ["results.md", "tyingbench.md"])
+@pytest.mark.parametrize("name", ["results.md", "tyingbench.md", "compressing.md"])
 def test_the_tables_of_a_page_are_those_of_the_data(name: str) -> None:
     tables = importlib.import_module("docs.tables")  # loads every shipped table: for this test alone
     page = (ROOT / "docs" / name).read_text(encoding="utf-8")
