@@ -28,8 +28,9 @@ lint: $(READY)  ## ruff
 type: $(READY)  ## mypy
 	$(BIN)/mypy
 
+# A process per core, of one thread each: threads of several processes wait for each other.
 unit: $(READY)  ## the tests; ARGS="-m 'not e2e and not learning'" for the fast ones
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 soak: $(READY)  ## 20,000 decisions of three agents, with flat memory (minutes; no part of make test)
 	$(BIN)/python -m pytest tests/soak.py $(ARGS)
