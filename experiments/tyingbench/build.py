@@ -27,21 +27,22 @@ from rich.console import Console
 from envs.config import TrainingConfig
 from experiments.run import cli
 from experiments.run.console import make_console
-from experiments.run.provenance import made_by
+from experiments.run.provenance import differences, made_by
 from experiments.study import workers
 from experiments.study.grid import Variant
 from experiments.study.workers import WorkerConfig
-from tying import tasks
+from tying import schema, tasks
 from tying.config import config, flat, setting, to_dict
 from tying.data import corpora
 from tying.errors import DivergenceError, InputError
-from tying.files import read_json, require_room, write_json, write_text
+from tying.files import read_json, require_room, warn_once, write_json, write_text
 from tying.pointers import Pointers
 from tying.tyingbench import BUDGETS, COLUMNS, FORMAT, Row, TyingBench, read_rows, to_csv
 
 _HEADER = ",".join(COLUMNS) + "\n"
 _LINES_SHOWN = 100
 Job = tuple[TrainingConfig, Pointers, int]
+_MADE = schema.shape(made_by=schema.shape(packages=dict[str, str | None]))
 
 
 @config
@@ -115,7 +116,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write_plan(path: Path, plan: dict[str, Any]) -> None:
-    """Write the plan; one that is there must be the same."""
+    """Write the plan, and what makes its rows; one that is there must be the same, made by something else is said."""
+    made = made_by()
     if path.is_file():
         values = read_json(path)
         known = flat(values) if isinstance(values, dict) else {}
@@ -123,7 +125,12 @@ def _write_plan(path: Path, plan: dict[str, Any]) -> None:
             if known.get(name) != value:
                 difference = f"{name} = {known.get(name)!r}, now {value!r}"
                 raise InputError(f"{path}: a table with {difference}: name a new folder with --out")
-    write_json(path, plan)
+        before = schema.check(_MADE, values)["made_by"]
+        other = differences(before, made)
+        if other:
+            warn_once(f"{path}: rows of this table are made by different things: {other}")
+        made = before
+    write_json(path, {**plan, "made_by": made})
 
 
 def _train_all(path: Path, settings: TrainingConfig, flags: BuildFlags, console: Console) -> list[Row]:

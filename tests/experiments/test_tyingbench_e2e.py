@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 
 from envs.config import TrainingConfig
@@ -122,7 +123,9 @@ def test_every_artefact_is_there(built: Path, corpus: Path) -> None:
     assert facts["corpus_sha256"] != facts["text_sha256"]  # of the splits, and of the whole text
     assert facts["seconds"] == pytest.approx(sum(row.seconds for row in rows if row.budget == 1), abs=0.01)
     digests = {name: facts[name] for name in ("vocab_size", "text_sha256", "corpus_sha256")}
-    assert read(built / "plan.json") == {"config": facts["config"], **digests}
+    plan = read(built / "plan.json")
+    assert plan.pop("made_by")["packages"]["torch"] == torch.__version__
+    assert plan == {"config": facts["config"], **digests}
     assert facts["made_by"]["packages"].keys() >= {"torch", "numpy"}
     assert shlex.split(facts["command"]) == [
         *("python", "-m", "experiments.tyingbench", "build"),
@@ -266,6 +269,15 @@ def test_other_settings_in_the_folder_are_refused(
     assert finished.status == 2
     assert error_lines(finished) == [f"error: t/plan.json: a table with {difference}: name a new folder with --out"]
     assert files(copied) == before
+
+
+def test_rows_of_another_torch_are_said_in_one_line(copied: Path, build_again: Run) -> None:
+    plan = read(copied / "plan.json")
+    plan["made_by"]["packages"]["torch"] = "1.0"
+    (copied / "plan.json").write_text(json.dumps(plan))
+    with pytest.warns(UserWarning, match=r"rows of this table are made by different things: torch 1\.0, now "):
+        assert build_again().status == 0
+    assert read(copied / "plan.json") == plan  # what made the first rows stays
 
 
 def test_a_text_that_has_changed_is_refused(copied: Path, call: Run, corpus: Path, tmp_path: Path) -> None:
