@@ -24,7 +24,7 @@ from tying.hf import pretrained, saving
 from tying.hf.bind import entry
 from tying.hf.config import OWN_TOKENIZER, HFConfig, HFTaskConfig, vocabulary
 from tying.hf.removal import remove_layers
-from tying.hf.stacks import find_stack
+from tying.hf.stacks import Stack, find_stack
 from tying.models.base import draw
 from tying.models.config import BlocksConfig
 from tying.tasks.base import Batch, Task
@@ -55,6 +55,7 @@ class Pretrained(Task):
 
     Config = HFTaskConfig
     auto: ClassVar[str]
+    _path: str | None = None  # of the blocks
     expected: ClassVar[str] = ""
     model_config: HFConfig
 
@@ -139,7 +140,7 @@ class Pretrained(Task):
         if seed is None:
             return pretrained.from_config(self._name, self.auto, "meta")
         model = pretrained.load(self._name, self.auto, seed, self.model_config.stack, self.expected, **self.settings())
-        stack = find_stack(model, self.model_config.stack)
+        stack = self._stack(model)
         if len(stack.blocks) != self.num_layers:
             raise InputError(f"model.num_layers = {self.num_layers}: {stack.path} of {self._name} has {len(stack.blocks)}")
         return model
@@ -150,11 +151,17 @@ class Pretrained(Task):
 
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
         """See Task.blocks."""
-        return list(find_stack(model, self.model_config.stack).blocks)
+        return list(self._stack(model).blocks)
+
+    def _stack(self, model: nn.Module) -> Stack:
+        """Return the blocks of a model, where those of the first one were: a single block has no equals to be found by."""
+        if self._path is None:
+            self._path = find_stack(model, self.model_config.stack).path
+        return Stack(self._path, model.get_submodule(self._path))  # type: ignore[arg-type]
 
     def remove_blocks(self, model: nn.Module, layers: Iterable[int]) -> None:
         """See Task.remove_blocks."""
-        remove_layers(model, layers, stack=self.model_config.stack)
+        remove_layers(model, layers, stack=self._stack(model).path)
 
     def recompute(self, model: nn.Module) -> None:
         """See Task.recompute."""
@@ -169,7 +176,7 @@ class Pretrained(Task):
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Write the model and its tokenizer as transformers does, each set of weights once."""
-        stack = find_stack(model, self.model_config.stack)
+        stack = self._stack(model)
         (binding,) = bindings_of(stack.blocks)
         saving.record(model, stack.path, entry(binding))
         try:

@@ -75,6 +75,15 @@ def test_an_encoder_goes_to_two_of_three_sets(call: Call, pretrained: tuple[str,
     assert len(model.encoder.layer) == sum(source is not None for source in found["sources"])
 
 
+def test_a_copy_of_one_layer_is_a_model_too(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:
+    done = call("compress", *pretrained, "--unique", "1", "--out", "out")
+    assert done.status == 0, done.err
+    removal = summary(tmp_path / "out")["references"]["best removal"]
+    assert sum(source is not None for source in removal["sources"]) == 1
+    assert removal["healed"] > 0
+    tying.hf.from_pretrained(tmp_path / "out" / "model")
+
+
 @pytest.mark.parametrize("after", [1, 12])
 def test_an_interrupted_search_resumes_with_nothing_asked_twice(
     call: Call, pretrained: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
