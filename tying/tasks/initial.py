@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tying import schema
 from tying.errors import InputError
-from tying.files import read_json, require_checksums
+from tying.files import CHECKSUMS, read_json, require_checksums
 
 _HEADS = ("lm_head.", "head.")
 _POINTERS = schema.shape(pointers=schema.PointerList)
@@ -36,6 +36,17 @@ def begin_with(model: nn.Module, run: str) -> None:
         raise InputError(f"model.init_from = {run!r}: of other sizes: {name} is {shapes[0]} there and {shapes[1]} here")
     for name in named.keys() & values.keys():
         named[name].copy_(values[name])
+
+
+def weights_sha256(run: str) -> str:
+    """Return the digest of a finished run's weights.
+
+    Raises:
+        InputError: If the run is damaged.
+    """
+    final = Path(run).expanduser() / "final"
+    require_checksums(final, "model.")
+    return str(read_json(final / CHECKSUMS)["model.safetensors"])
 
 
 def _layers(final: Path) -> dict[str, Tensor]:

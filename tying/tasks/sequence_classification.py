@@ -5,6 +5,7 @@ Shapes: B batch, T tokens (at most the model's context), V vocabulary.
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from tying.models.config import BertConfig
 from tying.tasks.base import Batch
 from tying.tasks.classification import TextClassification
 from tying.tasks.config import SequenceClassificationConfig
-from tying.tasks.initial import begin_with
+from tying.tasks.initial import begin_with, weights_sha256
 from tying.tasks.text import TOKENIZER_FILE
 
 LABELS_FILE = "labels.json"
@@ -69,6 +70,14 @@ class SequenceClassification(TextClassification):
         """See Classification.logits."""
         logits: Tensor = model(batch[0], batch[1])
         return logits
+
+    def facts(self) -> dict[str, Any]:
+        """See Task.facts; the run that it begins with is an input too."""
+        own = (
+            {} if self._initial is None else {"init_from": self._initial, "init_from_sha256": weights_sha256(self._initial)}
+        )
+        tokenizer = {"tokenizer": self.data_config.tokenizer, "tokenizer_sha256": tokenizers.sha256(self.tokenizer)}
+        return {**super().facts(), **tokenizer, **own}
 
     def save_assets(self, folder: Path) -> None:
         """Write the tokenizer and the labels."""
