@@ -25,7 +25,6 @@ class QuestionSimulator:
     Args:
         ask: The loss under sources; see `tying.compression.search.Questions`.
         num_layers: Layers L of the model.
-        num_decisions: Decisions in an episode.
         set_params: Parameters of one set of shared weights.
         uninformed_loss: Loss of a model that knows nothing.
 
@@ -37,7 +36,6 @@ class QuestionSimulator:
         self,
         ask: Callable[[Sources], float],
         num_layers: int,
-        num_decisions: int,
         set_params: int,
         uninformed_loss: float,
     ) -> None:
@@ -45,7 +43,7 @@ class QuestionSimulator:
         self._set_params = set_params
         self._uninformed_loss = uninformed_loss
         self.num_layers = num_layers + 1
-        self.num_iterations = num_decisions
+        self.num_iterations = 1  # decisions of an episode; the environment says how many
         self.queries = 0
 
     def reset(self, seed: int) -> None:
@@ -114,6 +112,7 @@ class CompressingEnv(TyingEnv):
         if config.gradient_statistics:
             raise InputError("gradient_statistics: nothing is trained here; they are seen in tying/LayerTying-v0")
         simulator = model if isinstance(model, QuestionSimulator) else _of_table(model, num_decisions)
+        simulator.num_iterations = num_decisions
         most = simulator.num_layers - 1
         if num_sets is not None and not (isinstance(num_sets, int) and 1 <= num_sets <= most):
             raise InputError(f"num_sets = {num_sets!r}: expected a whole number from 1 to {most}, or None")

@@ -32,14 +32,15 @@ class Healings:
         compression: How it is healed.
         ask: Questions to the reward split.
         bars: Where progress is shown.
+        origin: Of the results; see Ledger.
     """
 
-    def __init__(self, subject: Subject, compression: Compression, ask: Questions, bars: Bars) -> None:
+    def __init__(self, subject: Subject, compression: Compression, ask: Questions, bars: Bars, origin: str) -> None:
         self._subject = subject
         self._flags, self._config, self._out = compression.flags, compression.config, compression.out
         self._ask = ask
         self._bars = bars
-        self._ledger = Ledger(self._out / "healed.jsonl", _LINE, ("sources", "iterations", "seed"))
+        self._ledger = Ledger(self._out / "healed.jsonl", _LINE, ("sources", "iterations", "seed"), origin)
 
     def measured(self, sources: Sources, iterations: int, seed: int) -> dict[str, Any]:
         """Return the losses of a pattern after healing."""

@@ -16,14 +16,16 @@ class Ledger:
         path: The file; a last line cut short by a kill is removed.
         entries: The shape of a line.
         key: The names of the entries that identify it.
+        origin: Digest of all that the results depend on; it stands in every line.
 
     Raises:
-        InputError: If another line is damaged.
+        InputError: If another line is damaged, or of another origin.
     """
 
-    def __init__(self, path: Path, entries: schema.Shape, key: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, entries: schema.Shape, key: tuple[str, ...], origin: str) -> None:
         self.path = path
         self._key = key
+        self._origin = origin
         self.lines: dict[tuple[Any, ...], dict[str, Any]] = {}
         whole = path.read_bytes().rpartition(b"\n")[0] if path.is_file() else b""
         for number, text in enumerate(whole.splitlines()):
@@ -31,6 +33,8 @@ class Ledger:
                 line = schema.check(entries, json.loads(text))
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}: line {number + 1} is damaged; remove the file to measure again") from error
+            if line.get("origin") != origin:
+                raise InputError(f"{path}: measured with another model, text or settings; name a new --out")
             self.lines[self._of(line)] = line
         if path.is_file():
             with path.open("r+b") as file:
@@ -45,6 +49,7 @@ class Ledger:
 
     def add(self, line: dict[str, Any]) -> dict[str, Any]:
         """Write a line, and return it."""
+        line = {**line, "origin": self._origin}
         with self.path.open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
         self.lines[self._of(line)] = line

@@ -4,7 +4,6 @@ Search asks the reward split, healing trains on the train split, and all figures
 What is done stands in queries.jsonl, healed.jsonl and a checkpoint; the same command resumes.
 """
 
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import psutil
 from filelock import FileLock, Timeout
 from rich.console import Console
 
@@ -62,7 +62,6 @@ class Size:
         healed: Its test loss after that.
         others: Rivals: the best tying, the best removal, and every rule.
         median: The median loss of all patterns that were asked at this size; of the reward split.
-        asked: Questions asked for this size.
     """
 
     num_sets: int
@@ -70,7 +69,6 @@ class Size:
     healed: float
     others: list[Candidate]
     median: float
-    asked: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Outcome:
         set_params: Parameters of one set of shared weights.
         queries: Questions asked in the search.
         wall_s: Wall seconds of this process.
-        peak_mib: Its largest memory.
+        memory_mib: Memory that it holds at the end.
     """
 
     sizes: list[Size]
@@ -93,7 +91,7 @@ class Outcome:
     set_params: int
     queries: int
     wall_s: float
-    peak_mib: int
+    memory_mib: int
 
 
 def compress(compression: Compression, console: Console) -> Outcome:
@@ -117,18 +115,20 @@ class _Work:
         self.subject = Subject.load(compression)
         self.sizes = self.flags.sizes(self.subject.num_layers)
         write_json(compression.out / "config.json", _settings(compression))
-        ledger = Ledger(compression.out / "queries.jsonl", _QUERY, ("split", "sources"))
+        origin = self.subject.origin(_settings(compression))
+        ledger = Ledger(compression.out / "queries.jsonl", _QUERY, ("split", "sources"), origin)
         self.ask = self._questions("reward", self.config.reward.num_batches, ledger)
         self.test = self._questions("test", self.flags.test_batches, ledger)
-        self.healings = Healings(self.subject, compression, self.ask, bars)
+        self.healings = Healings(self.subject, compression, self.ask, bars, origin)
 
     def outcome(self) -> Outcome:
+        """Do what is not done yet; see `compress`."""
         with self.bars.bar("the original"):
             original = self.test(Sources.original(self.subject.num_layers))
         found = [self._size(num_sets) for num_sets in self.sizes]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        memory = psutil.Process().memory_info().rss // 2**20
         seconds = time.monotonic() - self._start
-        return Outcome(found, original, self.subject, self.ask.walk.set_params, len(self.ask.asked), seconds, peak)
+        return Outcome(found, original, self.subject, self.ask.walk.set_params, len(self.ask.asked), seconds, memory)
 
     def _questions(self, split: str, num_batches: int, ledger: Ledger) -> Questions:
         """Return the questions to a split; those that the ledger has answers for are answered."""
@@ -144,14 +144,9 @@ class _Work:
         return Questions(walk, known, note)
 
     def _size(self, num_sets: int) -> Size:
-        before = len(self.ask.asked)
         with self.bars.bar(f"{num_sets} sets: searching"):
             found = searching.find(self.ask, num_sets, self.compression, self.subject.task.uninformed_loss)
             rivals = self._rivals(found)
-        asked = len(self.ask.asked) - before
-        if num_sets == self.subject.num_layers:
-            original = Candidate("chosen", found.best[0], self.test(found.best[0]))
-            return Size(num_sets, original, original.zero_shot, [], found.median, asked)
         listed = {f"#{rank + 1}": sources for rank, sources in enumerate(found.best[: self.flags.shortlist])}
         healed = {name: self._healed(name, sources) for name, sources in {**listed, **rivals}.items()}
         chosen = min(healed.values(), key=lambda candidate: float(np.mean(candidate.healed_reward)))
@@ -160,7 +155,7 @@ class _Work:
         first = num_sets == self.sizes[0]
         whole = self.healings.saved(chosen.sources, "model" if first else f"model-{num_sets}")
         others = [healed[name] for name in healed if name in rivals or healed[name].sources != chosen.sources]
-        return Size(num_sets, replace(chosen, name="chosen"), whole["test_loss"], [*others, *rules], found.median, asked)
+        return Size(num_sets, replace(chosen, name="chosen"), whole["test_loss"], [*others, *rules], found.median)
 
     def _rivals(self, found: Found) -> dict[str, Sources]:
         """Return the best tying, the best removal, and the best rule of each kind, or all rules; by the reward split."""

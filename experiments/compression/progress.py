@@ -19,8 +19,8 @@ class Bars:
         self.advance: Callable[[int], None] = lambda number: None
 
     @contextmanager
-    def bar(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Show progress while a block works and calls `advance`, which is given to it too.
+    def bar(self, title: str, total: int | None = None) -> Iterator[None]:
+        """Show progress while a block works and calls `advance`.
 
         Args:
             title: The work.
@@ -33,6 +33,6 @@ class Bars:
             task = progress.add_task(title, total=total)
             self.advance = lambda number: progress.advance(task, number)
             try:
-                yield self.advance
+                yield
             finally:
                 self.advance = lambda number: None

@@ -91,7 +91,7 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
         "queries": outcome.queries,
         "healing_iterations": compression.config.trainer.iterations,
         "wall_s": outcome.wall_s,
-        "peak_mib": outcome.peak_mib,
+        "memory_mib": outcome.memory_mib,
         **outcome.subject.task.facts(),
     }
 
@@ -126,8 +126,6 @@ def _title(size: Size, outcome: Outcome) -> str:
 def _verdict(size: Size, outcome: Outcome) -> str:
     """Return the result in words, computed from the figures."""
     chosen, original = size.chosen, outcome.original
-    if not chosen.healed:
-        return "The original: nothing is compressed."
     params = num_params(outcome.subject.model)
     left = params - (outcome.subject.num_layers - size.num_sets) * outcome.set_params
     parts = [
@@ -205,7 +203,7 @@ def _notes(outcome: Outcome) -> str:
         f"split, healing is on the train split. Short healing is {compression.flags.short:.0%} of "
         f"{compression.config.trainer.iterations} iterations; differences to the chosen pattern are paired by seed, with "
         "Student's 95 % interval from three seeds on. "
-        f"{outcome.queries} questions, {outcome.wall_s:.0f} s, {outcome.peak_mib} MiB at most."
+        f"{outcome.queries} questions, {outcome.wall_s:.0f} s, {outcome.memory_mib} MiB."
     )
 
 

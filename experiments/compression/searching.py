@@ -11,7 +11,7 @@ from tying.config import to_dict
 def find(ask: Questions, num_sets: int, compression: Compression, uninformed_loss: float) -> Found:
     """Return what the search of a call finds at K sets."""
     flags = compression.flags
-    by_agent = flags.search != DEFAULT_SEARCH and num_sets < ask.walk.num_layers
+    by_agent = flags.search != DEFAULT_SEARCH
     patterns = _decided(ask, num_sets, compression, uninformed_loss) if by_agent else None
     return search(ask, num_sets, flags.removing, patterns)
 
@@ -20,13 +20,13 @@ def _decided(ask: Questions, num_sets: int, compression: Compression, uninformed
     """Return the patterns of at most K sets that an agent came through."""
     seen: list[Sources] = []
 
-    def note(sources: Sources) -> float:
+    def answer(sources: Sources) -> float:
         if 0 < sources.num_sets <= num_sets and (compression.flags.removing or None not in sources):
             seen.append(sources)
         return ask(sources)
 
     config, decisions = compression.config, compression.flags.decisions
-    simulator = QuestionSimulator(note, ask.walk.num_layers, decisions, ask.walk.set_params, uninformed_loss)
+    simulator = QuestionSimulator(answer, ask.walk.num_layers, ask.walk.set_params, uninformed_loss)
     # Decisions are questions here, whatever windows of training the preset has.
     own = {"decision_interval": 1, "freeze_after": 1.0, "initial_pointers": "independent"}
     settings = {"env": {**to_dict(config.env), **own}, "reward": to_dict(config.reward)}

@@ -39,8 +39,8 @@ class CompressFlags:
         "task"
     )
     target: list[float] = setting(
-        "sets of block weights to keep, as a share of the original's [above 0 to 1]; several for a curve, the first is the "
-        "one to save as model/ (default 0.5)",
+        "sets of block weights to keep, as a share of the original's [above 0, below 1]; several for a curve, of which the "
+        "first is saved as model/ (default 0.5)",
         default=[],
     )
     unique: list[int] = setting("the same as numbers of sets [sets, >= 1]", default=[])
@@ -67,9 +67,9 @@ class CompressFlags:
     def __post_init__(self) -> None:
         if self.target and self.unique:
             raise InputError("--target and --unique are both set: give one of them")
-        wrong = [share for share in self.target if not 0 < share <= 1]
+        wrong = [share for share in self.target if not 0 < share < 1]
         if wrong:
-            raise InputError(f"--target {wrong[0]}: allowed are shares above 0 to 1")
+            raise InputError(f"--target {wrong[0]}: allowed are shares above 0 and below 1")
         if min(self.unique, default=1) < 1:
             raise InputError(f"--unique {min(self.unique)}: a model keeps at least 1 set")
 
@@ -77,11 +77,11 @@ class CompressFlags:
         """Return the numbers of sets to reach, the first one first.
 
         Raises:
-            InputError: If there are not as many layers.
+            InputError: If the model has no more layers than that.
         """
         sizes = self.unique or [max(1, int(share * num_layers + 1e-9)) for share in self.target or [0.5]]
-        if max(sizes) > num_layers:
-            raise InputError(f"--unique {max(sizes)}: the model has {num_layers} layers")
+        if max(sizes) >= num_layers:
+            raise InputError(f"{max(sizes)} sets: the model has {num_layers}, so that fewer are less; see --unique")
         return list(dict.fromkeys(sizes))
 
 

@@ -1,6 +1,7 @@
 """Subject: the trained model that is compressed, with its task, and the form in which a copy of it is saved."""
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from tying import registry, tasks
 from tying.compression.sources import Sources
 from tying.config import override
 from tying.errors import InputError
-from tying.files import replacing, write_checksums
+from tying.files import digest, replacing, write_checksums
 from tying.hf.bind import untied
 from tying.models.base import num_params
 from tying.tasks.base import Task
@@ -61,6 +62,14 @@ class Subject:
     def num_layers(self) -> int:
         """Number of layers L of the original."""
         return len(self.task.blocks(self.model))
+
+    def origin(self, settings: Mapping[str, Any]) -> str:
+        """Return a digest of the model's weights, the task's inputs and settings: what results depend on."""
+        weights = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            weights.update(name.encode())
+            weights.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest({"settings": settings, "facts": self.task.facts(), "weights": weights.hexdigest()})
 
     def save(self, trainer: Trainer, sources: Sources, folder: Path, figures: Mapping[str, Any]) -> None:
         """Write a compressed copy: in transformers' form, as a run, or as weights and pointers."""

@@ -22,7 +22,7 @@ from tying import schema
 from tying.compression.search import Questions, best_donors
 from tying.compression.sources import Sources
 from tying.compression.walk import BlockWalk
-from tying.config import config, setting
+from tying.config import config, setting, to_dict
 from tying.errors import InputError
 from tying.files import require_room, write_json, write_text
 from tying.models.base import num_params
@@ -61,8 +61,10 @@ def main(words: Sequence[str]) -> TyingBench:
     subject = Subject.load(compression)
     if subject.num_layers > _MOST_LAYERS:
         raise InputError(f"{flags.model}: {subject.num_layers} layers have too many patterns; at most {_MOST_LAYERS}")
+    own = {name: value for name, value in to_dict(flags).items() if name != "out"}
+    origin = subject.origin({"flags": own, "resolved": compression.config.resolved()})
     started = time.process_time()
-    rows = [row for number in range(flags.slices) for row in _rows(subject, flags, number, out)]
+    rows = [row for number in range(flags.slices) for row in _rows(subject, flags, number, out, origin)]
     digest = subject.task.facts()["corpus_sha256"]
     bench = TyingBench(sorted(rows, key=lambda row: (row.pointers, row.seed)), {
         "format": FORMAT,
@@ -82,14 +84,15 @@ def main(words: Sequence[str]) -> TyingBench:
     return bench
 
 
-def _rows(subject: "Subject", flags: QuestionFlags, number: int, out: Path) -> Iterator[Row]:
+def _rows(subject: "Subject", flags: QuestionFlags, number: int, out: Path, origin: str) -> Iterator[Row]:
     """Yield a row for every pattern on one slice; answers are kept beside the table, so that the command resumes."""
     asks = {split: _questions(subject, flags, split, number) for split in ("reward", "test")}
-    kept = Ledger(out.with_suffix(".jsonl"), _LINE, ("slice", "pattern"))
+    kept = Ledger(out.with_suffix(".jsonl"), _LINE, ("slice", "pattern"), origin)
     per_set, total = asks["reward"].walk.set_params, num_params(subject.model)
     tokens = subject.compression.config.trainer.batch_size * subject.task.sequence_length
     patterns = list(Pointers.all(subject.num_layers + 1))
-    with Bars(make_console()).bar(f"slice {number}: {len(patterns)} patterns", len(patterns)) as advance:
+    bars = Bars(make_console())
+    with bars.bar(f"slice {number}: {len(patterns)} patterns", len(patterns)):
         for pointers in patterns:
             line = kept.get(number, str(pointers))
             if line is None:
@@ -99,7 +102,7 @@ def _rows(subject: "Subject", flags: QuestionFlags, number: int, out: Path) -> I
                 line = {"slice": number, "pattern": str(pointers), "sources": str(sources)}
                 line |= {f"{split}_loss": ask(sources) for split, ask in asks.items()}
                 line = kept.add(line | {"seconds": time.process_time() - begun})
-            advance(1)
+            bars.advance(1)
             missing = subject.num_layers - (pointers.num_unique - 1)
             yield Row(
                 pointers=pointers,

@@ -23,7 +23,7 @@ def env_of(costs: np.ndarray, num_decisions: int, weight: float = 0.5) -> Compre
             total += costs[layer, 0 if source is None else 1 + source] if source != layer else 0.0
         return total
 
-    simulator = QuestionSimulator(loss, LAYERS, num_decisions, set_params=1, uninformed_loss=3.0)
+    simulator = QuestionSimulator(loss, LAYERS, set_params=1, uninformed_loss=3.0)
     return CompressingEnv(simulator, num_decisions=num_decisions, action_mode="joint", reward={"param_weight": weight})
 
 

@@ -26,7 +26,7 @@ def loss(sources: Sources) -> float:
 
 
 def make(num_decisions: int = 12, **settings: Any) -> CompressingEnv:
-    simulator = QuestionSimulator(loss, 4, num_decisions, set_params=10, uninformed_loss=math.log(9))
+    simulator = QuestionSimulator(loss, 4, set_params=10, uninformed_loss=math.log(9))
     return CompressingEnv(simulator, num_decisions=num_decisions, **settings)
 
 
@@ -113,6 +113,6 @@ def test_a_table_of_training_from_scratch_is_refused() -> None:
 
 
 def test_wrong_numbers_of_decisions_are_refused() -> None:
-    simulator = QuestionSimulator(loss, 4, 12, 10, 1.0)
+    simulator = QuestionSimulator(loss, 4, 10, 1.0)
     with pytest.raises(InputError, match="at least 1"):
         CompressingEnv(simulator, num_decisions=0)

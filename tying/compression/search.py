@@ -8,12 +8,12 @@ rules are asked, and local search begins from the best of them. What is asked is
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from tying.compression import rules
-from tying.compression.sources import Sources
+from tying.compression.sources import Sources, in_order
 from tying.compression.walk import BlockWalk
 from tying.pointers import Pointers
 
@@ -59,8 +59,7 @@ class Questions:
 
     def best(self, many: Iterable[Sources]) -> list[Sources]:
         """Ask for many, and return them from the best to the worst."""
-        ordered = sorted(many, key=lambda sources: tuple(-1 if source is None else source for source in sources))
-        losses = {sources: self(sources) for sources in ordered}
+        losses = {sources: self(sources) for sources in in_order(many)}
         return sorted(losses, key=losses.__getitem__)
 
 
@@ -79,8 +78,8 @@ class Found:
     best: list[Sources]
     tied: list[Sources]
     removed: list[Sources]
-    rules: dict[str, Sources] = field(default_factory=dict)
-    median: float = 0.0
+    rules: dict[str, Sources]
+    median: float
 
 
 def search(ask: Questions, num_sets: int, removing: bool = True, patterns: Iterable[Sources] | None = None) -> Found:
@@ -88,15 +87,12 @@ def search(ask: Questions, num_sets: int, removing: bool = True, patterns: Itera
 
     Args:
         ask: The questions.
-        num_sets: K, 1 to L.
+        num_sets: K, 1 to L - 1.
         removing: Whether layers may be removed.
         patterns: Where to look beside the rules; None: the default search.
     """
     num_layers = ask.walk.num_layers
     by_rule = {**rules.tyings(num_layers, num_sets), **(rules.removals(num_layers, num_sets) if removing else {})}
-    if num_sets == num_layers:
-        original = Sources.original(num_layers)
-        return Found([original], [original], [original], {}, ask(original))
     if patterns is None:
         patterns = _measured(ask, num_sets, list(by_rule.values()), removing)
     ranked = ask.best({*patterns, *by_rule.values()})
@@ -136,16 +132,6 @@ def greedy_removal(ask: Questions, num_sets: int) -> Sources:
     return sources
 
 
-def greedy_tying(ask: Questions, num_sets: int) -> Sources:
-    """Merge two groups at a time, each time the pair whose loss is least."""
-    sources = Sources.original(ask.walk.num_layers)
-    while sources.num_sets > num_sets:
-        used = sorted({source for source in sources if source is not None})
-        merged = [Sources(keep if s == drop else s for s in sources) for keep, drop in itertools.combinations(used, 2)]
-        sources = ask.best(merged)[0]
-    return sources
-
-
 def best_donors(ask: Questions, sources: Sources) -> Sources:
     """Return the same groups with the values of the best of their members, one group after another."""
     for group in sources.groups:
@@ -181,7 +167,6 @@ def single_changes(ask: Questions) -> np.ndarray:
         (layer, column): Sources(source if i == layer else i for i in range(num_layers))
         for layer in range(num_layers)
         for column, source in enumerate(choices)
-        if num_layers > 1 or source is not None
     }
     ask.best(changes.values())  # in the order in which prefixes are shared
     damages = np.full((num_layers, num_layers + 1), np.inf)
@@ -213,9 +198,8 @@ def additive(ask: Questions, num_sets: int, count: int, removing: bool = True) -
     for donors in sets[first]:
         columns = [*donors.tolist(), num_layers]
         choice = damages[:, columns].argmin(axis=1)
-        # A donor of nobody else runs at its own position at least, where its damage is 0.
         found.append(Sources(None if columns[c] == num_layers else columns[c] for c in choice))
-    return found
+    return [sources for sources in found if sources.kept]  # removing a layer may do good
 
 
 def _donor_sets(damages: np.ndarray, num_sets: int) -> np.ndarray:

@@ -102,3 +102,8 @@ class Sources(tuple[int | None, ...]):
 
     def __repr__(self) -> str:
         return f"Sources.parse({str(self)!r})"
+
+
+def in_order(many: Iterable[Sources]) -> list[Sources]:
+    """Return sources in lexicographic order, in which neighbours share the longest prefixes."""
+    return sorted(many, key=lambda sources: [-1 if source is None else source for source in sources])

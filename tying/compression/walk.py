@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tying.binding.sharing import common_names
-from tying.compression.sources import Sources
+from tying.compression.sources import Sources, in_order
 from tying.errors import InputError
 from tying.isolation import isolated
 from tying.tasks.base import Batch, Task
@@ -129,7 +129,7 @@ class BlockWalk:
 
     def losses(self, many: Iterable[Sources]) -> dict[Sources, float]:
         """Return the loss of each; they are run in the order in which prefixes are shared."""
-        return {sources: self.loss(sources) for sources in sorted(many, key=_in_order)}
+        return {sources: self.loss(sources) for sources in in_order(many)}
 
     @isolated()
     def loss(self, sources: Sources) -> float:
@@ -191,10 +191,6 @@ class BlockWalk:
         if [block for block, _, _ in noted] != self._blocks:
             raise InputError(f"{type(self.model).__name__}: its blocks are not run once each, in their order")
         return _Recorded(batch, [call for _, call, _ in noted], noted[0][2], self.task.size(batch))
-
-
-def _in_order(sources: Sources) -> tuple[int, ...]:
-    return tuple(-1 if source is None else source for source in sources)
 
 
 @contextmanager

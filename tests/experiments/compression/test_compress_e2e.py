@@ -1,12 +1,14 @@
 """experiments.compress: from a trained model to a smaller one on disk."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tying.hf
 from experiments import load_run
@@ -44,7 +46,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def figures(folder: Path) -> dict[str, Any]:
     """Return a summary without its clocks."""
-    return {name: value for name, value in summary(folder).items() if name not in ("wall_s", "peak_mib")}
+    return {name: value for name, value in summary(folder).items() if name not in ("wall_s", "memory_mib")}
 
 
 def test_an_encoder_goes_to_two_of_three_sets(call: Call, pretrained: tuple[str, ...], root: Path, tmp_path: Path) -> None:
@@ -203,8 +205,9 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--target", "0"), "--target 0.0: allowed are shares above 0 to 1"),
-        (("--unique", "4"), "--unique 4: the model has 3 layers"),
+        (("--target", "0"), "--target 0.0: allowed are shares above 0 and below 1"),
+        (("--unique", "3"), "3 sets: the model has 3"),
+        (("--unique", "4"), "4 sets: the model has 3"),
         (("--unique", "0"), "--unique 0: a model keeps at least 1 set"),
         (("--target", "0.5", "--unique", "2"), "--target and --unique are both set"),
         (("--search", "dqm"), "dqm"),
@@ -226,13 +229,30 @@ def test_folders_that_hold_something_else_are_refused(call: Call, pretrained: tu
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear diary")
     assert "exists and is not empty" in call("compress", *pretrained, "--out", "full").err
-    assert call("compress", *pretrained, "--unique", "3", "--out", "out").status == 0
+    assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 0
+    lines = len((tmp_path / "out" / "queries.jsonl").read_text().splitlines())
     assert "other settings" in call("compress", *pretrained, "--unique", "1", "--out", "out").err
     assert "--out is missing" in call("compress", *pretrained).err
     assert "no such folder" in call("compress", "./nowhere", "--out", "else").err
     with (tmp_path / "out" / "queries.jsonl").open("a") as file:
         file.write('{"split": 3}\n')
-    assert "line 3 is damaged" in call("compress", *pretrained, "--unique", "3", "--out", "out").err
+    assert f"line {lines + 1} is damaged" in call("compress", *pretrained, "--unique", "2", "--out", "out").err
+
+
+def test_a_compression_of_another_model_or_text_is_not_resumed(
+    call: Call, root: Path, tmp_path: Path, pretrained: tuple[str, ...]
+) -> None:
+    folder, text = shutil.copytree(root / "bert", tmp_path / "bert"), tmp_path / "own.txt"
+    text.write_bytes((root / "corpus.txt").read_bytes())
+    words_ = (str(folder), *SHORT, "--data.path", str(text), "--model.context", "16", "--unique", "2", "--out", "out")
+    assert call("compress", *words_).status == 0
+    text.write_text(words(6_000, seed=1), encoding="utf-8")
+    assert "measured with another model, text or settings" in call("compress", *words_).err
+    text.write_bytes((root / "corpus.txt").read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layer.0.output.dense.weight"))
+    save_file({**weights, name: weights[name] + 1e-4}, folder / "model.safetensors", {"format": "pt"})
+    assert "measured with another model, text or settings" in call("compress", *words_).err
 
 
 def test_questions_that_a_kill_cut_short_are_asked_again(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:
