@@ -5,27 +5,18 @@ patterns (docs/compressing.md). The tries that are left go down that ranking.
 """
 
 import itertools
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from agents.base import Transition
-from agents.search import SearchAgent, SearchConfig, exploring, neighbours
-from tying.config import config
-from tying.files import read_json
+from agents.search import SearchAgent, exploring, neighbours
 from tying.pointers import Pointers
 
 # Sets of roots that are ranked one by one; of deeper models, those on the greedy way from untied to all tied.
 _MOST_ROOT_SETS = 2**13
-
-
-@config
-class AdditiveConfig(SearchConfig):
-    """Hyper-parameters of AdditiveAgent."""
 
 
 class AdditiveAgent(SearchAgent):
@@ -36,29 +27,18 @@ class AdditiveAgent(SearchAgent):
     with its root.
     """
 
-    Config = AdditiveConfig
     needs_telescoping = True
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
         self._untied = Pointers.independent(self.num_layers)
-        self._best: Pointers | None = None
-        self._forget_run()
+        self.forget_run()
 
-    def _forget_run(self) -> None:
+    def forget_run(self) -> None:
+        """See SearchAgent.forget_run; levels of another run say nothing of this one."""
         self._level = 0.0
         self._levels: dict[Pointers, list[float]] = {}
         self._queue = self._proposals()
-
-    @property
-    def best(self) -> Pointers | None:
-        """The pattern with the highest mean level."""
-        return self._best
-
-    def begin(self, pointers: Pointers) -> None:
-        """Begin a search; levels of another run say nothing of this one."""
-        self._best = self._best or pointers
-        self._forget_run()
 
     def propose(self, pointers: Pointers) -> Pointers:
         """Return the next pattern of the search."""
@@ -107,15 +87,6 @@ class AdditiveAgent(SearchAgent):
         self._level += step.reward
         self._levels.setdefault(self.view(step.next_observation).pointers, []).append(self._level)
         self._best = max(self._levels, key=lambda pattern: fmean(self._levels[pattern]))
-
-    def save_state(self, folder: Path) -> None:
-        """Write the best pattern."""
-        (folder / "search.json").write_text(json.dumps({"best": self._best}))
-
-    def load_state(self, folder: Path) -> None:
-        """Read the best pattern."""
-        best = read_json(folder / "search.json")["best"]
-        self._best = best and Pointers(best)
 
 
 def _assigned(gains: np.ndarray, roots: tuple[int, ...]) -> Pointers:

@@ -4,9 +4,7 @@ White, Nolen & Savani 2021 ("Local Search is State of the Art for NAS Benchmarks
 the simple searches when evaluations are few and not too noisy.
 """
 
-import json
 import math
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -15,7 +13,6 @@ import numpy as np
 from agents.base import Diagnostics, Transition
 from agents.search import Baseline, SearchAgent, SearchConfig, neighbours
 from tying.config import config, setting
-from tying.files import read_json
 from tying.pointers import Pointers
 
 
@@ -49,11 +46,11 @@ class LocalSearchAgent(SearchAgent):
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
-        self._incumbent: Pointers | None = None
         self._advantages: dict[Pointers, list[float]] = {}
-        self._forget_run()
+        self.forget_run()
 
-    def _forget_run(self) -> None:
+    def forget_run(self) -> None:
+        """See SearchAgent.forget_run; the incumbent stays, the reward without a move is estimated anew."""
         self._baseline = Baseline(self.config.weight)
         self._candidate: Pointers | None = None
         self._rewards: list[float] = []  # of the windows since the incumbent was left
@@ -67,22 +64,12 @@ class LocalSearchAgent(SearchAgent):
         """
         return {**super().recommended(config), "reward.name": "fork"}
 
-    @property
-    def best(self) -> Pointers | None:
-        """The incumbent."""
-        return self._incumbent
-
-    def begin(self, pointers: Pointers) -> None:
-        """Keep the incumbent of the run before; the reward without a move is estimated anew."""
-        self._incumbent = self._incumbent or pointers
-        self._forget_run()
-
     def propose(self, pointers: Pointers) -> Pointers:
         """Continue a trial, take it back, or begin one."""
-        assert self._incumbent is not None  # begin comes first
-        if self._candidate is None and pointers == self._incumbent and self._baseline.variance is not None:
-            self._candidate = self._next_candidate(self._incumbent)
-        return self._candidate or self._incumbent
+        assert self._best is not None  # begin comes first
+        if self._candidate is None and pointers == self._best and self._baseline.variance is not None:
+            self._candidate = self._next_candidate(self._best)
+        return self._candidate or self._best
 
     def _next_candidate(self, incumbent: Pointers) -> Pointers | None:
         """Return a random neighbour among those never tried, else the one with the highest upper bound."""
@@ -99,7 +86,7 @@ class LocalSearchAgent(SearchAgent):
             self._rewards.append(step.reward)
             if len(self._rewards) == self.config.trial:
                 self._judge(after)
-        elif after == self._incumbent and (before == after or self._rewards):
+        elif after == self._best and (before == after or self._rewards):
             self._baseline.update(fmean([*self._rewards, step.reward]))
             self._rewards = []
 
@@ -107,7 +94,7 @@ class LocalSearchAgent(SearchAgent):
         advantage = math.fsum(self._baseline.advantage(reward) for reward in self._rewards)
         self._advantages.setdefault(candidate, []).append(advantage)
         if self._mean(candidate) > self.config.confidence * self._error(candidate):
-            self._incumbent, self._advantages, self._rewards = candidate, {}, []
+            self._best, self._advantages, self._rewards = candidate, {}, []
         self._candidate = None
 
     def _mean(self, pattern: Pointers) -> float:
@@ -120,12 +107,3 @@ class LocalSearchAgent(SearchAgent):
     def diagnostics(self, observation: np.ndarray, action_masks: np.ndarray) -> Diagnostics:
         """Return the reward that it expects of a window without a move."""
         return {"expected_reward": self._baseline.mean or 0.0}
-
-    def save_state(self, folder: Path) -> None:
-        """Write the incumbent."""
-        (folder / "search.json").write_text(json.dumps({"best": self._incumbent}))
-
-    def load_state(self, folder: Path) -> None:
-        """Read the incumbent."""
-        best = read_json(folder / "search.json")["best"]
-        self._incumbent = best and Pointers(best)

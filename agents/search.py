@@ -8,8 +8,10 @@ Under a reward of changes, a window is rewarded for the fall of a loss that fall
 worth its window's reward minus the reward of a window without a change at that time, which `Baseline` estimates.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +19,12 @@ from gymnasium import spaces
 
 from agents.base import Agent, Explanation
 from tying.config import config, setting
+from tying.files import read_json
 from tying.interface import ObservationView
 from tying.pointers import Pointers
+
+# Of a saved search.
+STATE_FILE = "search.json"
 
 
 def neighbours(pointers: Pointers) -> list[Pointers]:
@@ -89,6 +95,7 @@ class SearchAgent(Agent, ABC):
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
         self._generator = np.random.default_rng(seed)
+        self._best: Pointers | None = None
 
     @classmethod
     def recommended(cls, config: Any) -> dict[str, Any]:
@@ -119,14 +126,28 @@ class SearchAgent(Agent, ABC):
         return self.best
 
     @property
-    @abstractmethod
     def best(self) -> Pointers | None:
-        """The best pattern known; None before there is one."""
+        """The best pattern known, of the run before until this one has a better; None before there is one."""
+        return self._best
+
+    def begin(self, pointers: Pointers) -> None:
+        """Prepare for a new run that starts with a pattern, unless a run before found a better one."""
+        self._best = self._best or pointers
+        self.forget_run()
 
     @abstractmethod
-    def begin(self, pointers: Pointers) -> None:
-        """Prepare for a new run that starts with a pattern."""
+    def forget_run(self) -> None:
+        """Drop all that holds for one run alone."""
 
     @abstractmethod
     def propose(self, pointers: Pointers) -> Pointers:
         """Return the pattern to train the next window with, while exploring; `pointers` is in force."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write the best pattern."""
+        (folder / STATE_FILE).write_text(json.dumps({"best": self._best}))
+
+    def load_state(self, folder: Path) -> None:
+        """Read the best pattern."""
+        best = read_json(folder / STATE_FILE)["best"]
+        self._best = best and Pointers(best)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from agents.base import Transition
-from agents.search import SearchAgent, SearchConfig, exploring
+from agents.search import STATE_FILE, SearchAgent, SearchConfig, exploring
 from tying.config import config, setting
 from tying.files import read_json
 from tying.pointers import Pointers
@@ -113,26 +113,16 @@ class SurrogateAgent(SearchAgent):
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
         self._all = list(Pointers.all(self.num_layers)) if self.num_layers <= _MAX_LAYERS else None
-        self._best: Pointers | None = None
-        self._forget_run()
+        self.forget_run()
 
-    def _forget_run(self) -> None:
+    def forget_run(self) -> None:
+        """See SearchAgent.forget_run."""
         self._next = self._best
         self._windows: deque[tuple[Pointers, float, float]] = deque(maxlen=MAX_WINDOWS)  # pattern, time, level
         self._level = 0.0
         self._due = 0  # windows until the process is chosen again
         self._chosen = 0  # its place among `processes`
         self._process: Any = None
-
-    @property
-    def best(self) -> Pointers | None:
-        """The candidate with the highest posterior mean."""
-        return self._best
-
-    def begin(self, pointers: Pointers) -> None:
-        """Begin with the best pattern of the run before, or else the one in force."""
-        self._best = self._best or pointers
-        self._forget_run()
 
     def propose(self, pointers: Pointers) -> Pointers:
         """Return the best pattern under a draw from the posterior; at first, the pattern that the run begins with."""
@@ -182,12 +172,12 @@ class SurrogateAgent(SearchAgent):
         """Write the best pattern, the evidence, and the generator."""
         state = {name: getattr(self, f"_{name}") for name in ("best", "next", "level", "due", "chosen")}
         state |= {"windows": list(self._windows), "generator": self._generator.bit_generator.state}
-        (folder / "search.json").write_text(json.dumps(state))
+        (folder / STATE_FILE).write_text(json.dumps(state))
 
     def load_state(self, folder: Path) -> None:
         """Read them."""
-        state = read_json(folder / "search.json")
-        self._forget_run()
+        state = read_json(folder / STATE_FILE)
+        self.forget_run()
         self._best, self._next = (state[name] and Pointers(state[name]) for name in ("best", "next"))
         self._level, self._due, self._chosen = float(state["level"]), int(state["due"]), int(state["chosen"])
         self._windows.extend((Pointers(pattern), time, level) for pattern, time, level in state["windows"])

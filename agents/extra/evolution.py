@@ -5,9 +5,7 @@ best of a random sample of the population has a child, and the oldest dies, howe
 use: the model keeps training, so an old score says little of the present.
 """
 
-import json
 from collections import defaultdict, deque
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 from agents.base import Transition
 from agents.search import SearchAgent, SearchConfig, exploring, neighbours
 from tying.config import config, setting
-from tying.files import read_json
 from tying.pointers import Pointers
 
 
@@ -40,19 +37,11 @@ class EvolutionAgent(SearchAgent):
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
+        self.forget_run()
+
+    def forget_run(self) -> None:
+        """See SearchAgent.forget_run; a population begins with the best pattern of the run before."""
         self._population: deque[tuple[Pointers, float]] = deque(maxlen=self.config.population)
-        self._total = 0.0
-        self._best: Pointers | None = None
-
-    @property
-    def best(self) -> Pointers | None:
-        """The pattern with the best mean score in the population."""
-        return self._best
-
-    def begin(self, pointers: Pointers) -> None:
-        """Begin a population with the best pattern of the run before, or else the one in force."""
-        self._best = self._best or pointers
-        self._population.clear()
         self._total = 0.0
 
     def propose(self, pointers: Pointers) -> Pointers:
@@ -85,12 +74,3 @@ class EvolutionAgent(SearchAgent):
         slope = ages @ totals / max(ages @ ages, 1)
         heights: np.ndarray = totals - totals.mean() - slope * ages
         return heights
-
-    def save_state(self, folder: Path) -> None:
-        """Write the best pattern."""
-        (folder / "search.json").write_text(json.dumps({"best": self._best}))
-
-    def load_state(self, folder: Path) -> None:
-        """Read the best pattern."""
-        best = read_json(folder / "search.json")["best"]
-        self._best = best and Pointers(best)
