@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.compression.pipeline import Candidate, Outcome, Size
-from experiments.compression.settings import command
 from experiments.run.figures import figure_of, png
 from experiments.run.intervals import FEWEST, student_interval, with_interval, written
 from tying import palette
@@ -61,7 +60,7 @@ def write_report(outcome: Outcome, console: Console) -> dict[str, Any]:
     pictures = {"curve": _curve(outcome), "maps": _maps(outcome.sizes)}
     page = _PAGE.render(
         title=f"{compression.flags.model}, compressed",
-        command=command(compression),
+        command=shlex.join(compression.command),
         sizes=[
             {"title": _title(size, outcome), "verdict": _verdict(size, outcome), "table": Markup(_html(size))}
             for size in outcome.sizes

@@ -1,6 +1,5 @@
 """The settings of `experiments.compress`: its own flags, and those of a run for the task, the data and healing."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +102,11 @@ class Compression:
     kind: str
     words: tuple[str, ...]
 
+    @property
+    def command(self) -> list[str]:
+        """The call as a person types it, word by word."""
+        return ["python", "-m", "experiments.compress", *self.words]
+
 
 def parse(words: Sequence[str]) -> Compression:
     """Read the command line; nothing is read but configurations, and nothing is written.
@@ -137,8 +141,3 @@ def _kind(model: str) -> str:
     if ":" in model and not Path(model).exists():
         return "function"
     return "pretrained"
-
-
-def command(compression: Compression) -> str:
-    """Return the call as a person types it."""
-    return shlex.join(["python", "-m", "experiments.compress", *compression.words])

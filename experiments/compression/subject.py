@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.compression.settings import Compression, command
+from experiments.compression.settings import Compression
 from experiments.run.directory import RunDirectory
 from experiments.run.load import load_run
 from tying import registry, tasks
@@ -20,6 +20,7 @@ from tying.config import override
 from tying.errors import InputError
 from tying.files import digest, replacing, write_checksums
 from tying.hf.bind import untied
+from tying.hf.task import Pretrained
 from tying.models.base import num_params
 from tying.tasks.base import Task
 from tying.training import checkpoint
@@ -74,12 +75,8 @@ class Subject:
     def save(self, trainer: Trainer, sources: Sources, folder: Path, figures: Mapping[str, Any]) -> None:
         """Write a compressed copy: in transformers' form, as a run, or as weights and pointers."""
         with replacing(folder) as temporary:
-            if self.compression.kind == "pretrained":
-                self.task.export(trainer.model, temporary)
-                exported = temporary / "hf"
-                for path in exported.iterdir():
-                    path.rename(temporary / path.name)
-                exported.rmdir()
+            if isinstance(self.task, Pretrained):
+                self.task.save_pretrained(trainer.model, temporary)
             elif self.compression.kind == "run":
                 self._save_run(trainer, sources, temporary, figures)
             else:
@@ -90,7 +87,7 @@ class Subject:
         config = override(self.compression.config, {"model.num_layers": len(sources.kept)})
         directory = RunDirectory(folder)
         facts = {"device": str(trainer.device), "threads": torch.get_num_threads(), **self.task.facts()}
-        directory.create(config.to_json(), command(self.compression).split(), facts)
+        directory.create(config.to_json(), self.compression.command, facts)
         directory.rewrite_decisions([])
         self.task.save_assets(folder)
         directory.final.mkdir()

@@ -175,16 +175,20 @@ class Pretrained(Task):
         self.tokenizer.save_pretrained(folder / SHAPE_FOLDER)
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """Write the model and its tokenizer as transformers does, each set of weights once."""
+        """See Task.export."""
+        self.save_pretrained(model, folder / EXPORT_FOLDER)
+
+    def save_pretrained(self, model: nn.Module, folder: Path) -> None:
+        """Write a model whose blocks are bound, and its tokenizer, as transformers does, each set of weights once."""
         stack = self._stack(model)
         (binding,) = bindings_of(stack.blocks)
         saving.record(model, stack.path, entry(binding))
         try:
             with pretrained.quiet():
-                model.save_pretrained(folder / EXPORT_FOLDER)  # type: ignore[operator]
+                model.save_pretrained(folder)  # type: ignore[operator]
         finally:
             saving.forget(model)
-        self.tokenizer.save_pretrained(folder / EXPORT_FOLDER)
+        self.tokenizer.save_pretrained(folder)
 
     def _configuration(self) -> Any:
         from transformers import AutoConfig

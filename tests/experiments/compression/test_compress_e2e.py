@@ -159,6 +159,18 @@ def test_a_run_goes_to_a_run_that_samples(call: Call, run: Path, tmp_path: Path)
     assert call("sample", tmp_path / "out" / "model", "--num-tokens", "5").status == 0
 
 
+def test_a_run_of_a_pretrained_model_goes_to_a_folder_of_transformers(call: Call, root: Path, tmp_path: Path) -> None:
+    flags = ("--preset", "tiny", "--task", "hf", "--model.pretrained", str(root / "gpt2"), "--model.context", "16")
+    data = ("--data.path", str(root / "corpus.txt"), "--trainer.iterations", "4", "--agent", "0 0 2")
+    assert call("train", *flags, *data, "--out", "hf run").status == 0
+    done = call("compress", "hf run", *SHORT, "--unique", "1", "--out", "out")
+    assert done.status == 0, done.err
+    assert "--out" in (tmp_path / "out" / "report.html").read_text()
+    model = tying.hf.from_pretrained(tmp_path / "out" / "model")
+    kept = [source for source in summary(tmp_path / "out")["sources"] if source is not None]
+    assert len(model.transformer.h) == len(kept)
+
+
 MODULE = """
 import torch
 from tests.tying.compression.perturbed import make_model, make_task
