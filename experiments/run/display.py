@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tying.palette import colour, letter
 from tying.pointers import Pointers
-from tying.training.record import StepRecord
+from tying.training.record import StepRecord, perplexity
 from tying.training.trainer import Iteration
 
 _LINE_EVERY_S = 15.0  # between two lines where there is no terminal to redraw
@@ -36,14 +36,22 @@ class Display:
         batch_tokens: Tokens of one iteration.
         pointers: At the start.
         console: Where to draw.
+        perplexity: Whether the exponential of the loss is one, and shown.
         iteration: Where a resumed run stands.
     """
 
     def __init__(
-        self, num_iterations: int, batch_tokens: int, pointers: Pointers, console: Console, iteration: int = 0
+        self,
+        num_iterations: int,
+        batch_tokens: int,
+        pointers: Pointers,
+        console: Console,
+        perplexity: bool,
+        iteration: int = 0,
     ) -> None:
         self._console = console
         self._batch_tokens = batch_tokens
+        self._perplexity = perplexity
         self._pointers = pointers
         self._changed_at = 0
         self._loss = self._reward_loss = math.nan
@@ -96,9 +104,13 @@ class Display:
 
     def _figures(self) -> Text:
         loss = f"{self._loss:.3f}" if math.isfinite(self._loss) else "-"
-        perplexity = f"{math.exp(min(self._reward_loss, 50)):.2f}" if math.isfinite(self._reward_loss) else "-"
+        known = math.isfinite(self._reward_loss)
+        if self._perplexity:
+            reward = f"perplexity {perplexity(self._reward_loss):.2f}" if known else "perplexity -"
+        else:
+            reward = f"loss {self._reward_loss:.3f}" if known else "loss -"
         speed = f"{self._batch_tokens / self._seconds:,.0f}" if self._seconds > 0 else "-"
-        return Text(f"train loss {loss}  reward perplexity {perplexity}  {speed} tokens/s")
+        return Text(f"train loss {loss}  reward {reward}  {speed} tokens/s")
 
     def _render(self) -> Group:
         unique = self._pointers.num_unique

@@ -181,11 +181,13 @@ class Job:
 
     def _display(self, console: Console) -> Display:
         pointers, length = self._first_pointers, self.config.trainer.iterations
-        return Display(length, self._tokens_per_iteration(), pointers, console, self.iteration)
+        perplexity = bool(self.simulator.task.perplexity)
+        return Display(length, self._tokens_per_iteration(), pointers, console, perplexity, self.iteration)
 
     def _logger(self) -> TensorBoardLogger:
         after = self.iteration if self.resumed else None
-        logger = TensorBoardLogger(self.directory.tensorboard, after, self._tokens_per_iteration())
+        perplexity = self.simulator.task.perplexity
+        logger = TensorBoardLogger(self.directory.tensorboard, after, self._tokens_per_iteration(), perplexity)
         if not self.resumed:
             logger.config(dump(self.config))
         return logger

@@ -25,13 +25,15 @@ class TensorBoardLogger:
         folder: The run's tb/ folder.
         after: For a resumed run, the last iteration whose events stay; later ones are hidden.
         batch_tokens: Tokens of one iteration.
+        perplexity: As `tying.tasks.base.Task` names it.
     """
 
-    def __init__(self, folder: Path, after: int | None, batch_tokens: int) -> None:
+    def __init__(self, folder: Path, after: int | None, batch_tokens: int, perplexity: str) -> None:
         purge_step = None if after is None else after + 1
         # Ctrl-C while an event is queued can leave the writer's thread asleep, and `close` waiting, until its next flush.
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=_FLUSH_S)
         self._batch_tokens = batch_tokens
+        self._perplexity = perplexity
 
     def iteration(self, done: Iteration) -> None:
         """Log one optimizer step."""
@@ -50,7 +52,9 @@ class TensorBoardLogger:
         """Log one decision and the window after it."""
         known = {"agent/explored": record.explored, "agent/action_value": record.action_value}
         if record.evaluated:
-            known |= {"lm/reward_loss": record.reward_loss, "lm/reward_ppl": perplexity(record.reward_loss)}
+            known["lm/reward_loss"] = record.reward_loss
+            if self._perplexity:
+                known[f"lm/reward_{self._perplexity}"] = perplexity(record.reward_loss)
         self._scalars(
             record.iteration,
             {

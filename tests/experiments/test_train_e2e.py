@@ -266,6 +266,7 @@ def test_a_generated_task_is_trained_as_any_other(train: Callable[..., Finished]
     assert (finished.status, finished.err) == (0, "")
     assert "corpus p-hop induction (2 hops, 4 letters): reading ..." in finished.out
     assert "counting models" not in finished.out and "test accuracy" in finished.out
+    assert "reward loss 1." in finished.out and "perplexity" not in finished.out
     summary = read(Path("run") / "final" / "summary.json")
     assert (summary["task"], summary["references"], summary["tokens"]) == ("p_hop", {}, 8 * 4 * 16)
     assert not {"test_ppl", "test_bits_per_byte"} & summary.keys()

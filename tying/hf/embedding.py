@@ -23,6 +23,7 @@ class PretrainedEmbedding(Pretrained, TextTask):
     """
 
     auto = "AutoModel"
+    perplexity = ""
 
     def require(self) -> None:
         """See Task.require."""

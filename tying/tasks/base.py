@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tying.data.corpora import DataConfig
 from tying.models.config import BlocksConfig
 from tying.tasks.config import TaskConfig
+from tying.training.record import perplexity
 
 # Tensors whose first dimension is the batch B, so that any batch can be cut into parts.
 Batch = tuple[Tensor, ...]
@@ -29,10 +30,12 @@ class Task(ABC):
     Attributes:
         Config: Its configuration class.
         unit: What its loss is a mean over.
+        perplexity: Name of the exponential of its loss among its metrics; empty: that would mean nothing.
     """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     unit: ClassVar[str] = "token"
+    perplexity: ClassVar[str] = ""
 
     def __init__(self, config: TaskConfig, model: BlocksConfig, data: DataConfig) -> None:
         self.config = config
@@ -133,7 +136,8 @@ class Task(ABC):
             sizes.append(self.size(batch))
         # Added up on the CPU, since not every device has float64.
         total = float(torch.stack(losses).cpu().double() @ torch.tensor(sizes).double())
-        return {"loss": total / sum(sizes)}
+        loss = total / sum(sizes)
+        return {"loss": loss, **({self.perplexity: perplexity(loss)} if self.perplexity else {})}
 
     def other_units(self, split: str, loss: float) -> dict[str, float]:
         """Return a loss on a split in other units than the metrics have it in, by their names."""

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens (the model's context), N tokens of text among them, V 
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +20,6 @@ from tying.tasks.base import Batch
 from tying.tasks.config import MaskedLMConfig, TaskConfig
 from tying.tasks.masking import IGNORED, hide
 from tying.tasks.text import TOKENIZER_FILE, TextTask
-from tying.training.record import perplexity
 
 
 class MaskedLM(TextTask):
@@ -31,6 +30,7 @@ class MaskedLM(TextTask):
 
     Config: ClassVar[type[TaskConfig]] = MaskedLMConfig
     unit = "hidden token"
+    perplexity = "masked_ppl"  # none of a text: a model that sees both sides of a hidden token knows more
 
     def build_model(self, seed: int | None) -> nn.Module:
         """See Task.build_model."""
@@ -113,8 +113,3 @@ class MaskedLM(TextTask):
     def size(self, batch: Batch) -> int:
         """Return the number of hidden tokens."""
         return int((batch[1] != IGNORED).sum())
-
-    def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return `loss` in nats per hidden token, and `masked_ppl`, its exponential: no perplexity of a text."""
-        loss = super().metrics(model, batches)["loss"]
-        return {"loss": loss, "masked_ppl": perplexity(loss)}

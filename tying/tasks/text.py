@@ -2,24 +2,22 @@
 
 import functools
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from tying.data import tokenizers
 from tying.data.tokens import TokenData, prepare
 from tying.files import replacing
 from tying.models.config import ModelConfig
-from tying.tasks.base import Batch, Task
-from tying.training.record import perplexity
+from tying.tasks.base import Task
 
 TOKENIZER_FILE = "tokenizer.json"
 
 
 class TextTask(Task):
     """A task over the tokens of a corpus; batches are inputs and targets of (B, T) int64."""
+
+    perplexity = "ppl"
 
     @functools.cached_property
     def data(self) -> TokenData:
@@ -40,11 +38,6 @@ class TextTask(Task):
     def require(self) -> None:
         """See Task.require."""
         self.data.require(self.sequence_length)
-
-    def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return `loss` in nats per token and `ppl`, its exponential."""
-        metrics = super().metrics(model, batches)
-        return {**metrics, "ppl": perplexity(metrics["loss"])}
 
     def facts(self) -> dict[str, Any]:
         """See Task.facts."""

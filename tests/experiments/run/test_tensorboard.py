@@ -157,16 +157,18 @@ def test_settings_are_in_the_hparams_tab(events: EventAccumulator) -> None:
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-def test_huge_loss_can_be_written(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path / "tb", None, batch_tokens=1)
+@pytest.mark.parametrize(("perplexity", "tags"), [("", set()), ("masked_ppl", {"lm/reward_masked_ppl"})])
+def test_huge_loss_can_be_written_and_has_the_tasks_perplexity(tmp_path: Path, perplexity: str, tags: set[str]) -> None:
+    logger = TensorBoardLogger(tmp_path / "tb", None, batch_tokens=1, perplexity=perplexity)
     tied = Pointers((0, 0))
     record = StepRecord(
         decision=0, iteration=4, num_iterations=4, pointers=tied, previous_pointers=tied, reward_loss=1e6, block_params=1
     )
     logger.decision(record, compression_ratio=1.0, trainable_params=1, decision_s=0.0)
     logger.close()
-    (event,) = read(tmp_path).Scalars("lm/reward_loss")
-    assert event.value == 1e6
+    events = read(tmp_path)
+    assert values(events, "lm/reward_loss") == [1e6]
+    assert {tag for tag in events.Tags()["scalars"] if "ppl" in tag} == tags
 
 
 def normal(tag: str) -> str:
