@@ -36,16 +36,19 @@ def main(words: Sequence[str]) -> dict[str, float]:
     console, date = make_console(), time.strftime("%Y-%m-%d")
     table = Table("figure", "median [range]", "aim", title=f"{speed.machine()}, {date}")
     values: dict[str, float] = {}
+    ranges: dict[str, tuple[float, float]] = {}
     for title, measure in speed.sections(flags.repeats, flags.iterations, flags.job_iterations).items():
         with console.status(f"{title} ..."):
             figures = list(measure())
         table.add_section()
         for figure in figures:
-            table.add_row(f"{title}: {figure.name}", figure.text, figure.verdict)
-            values[f"{title}: {figure.name}"] = figure.value
+            name = f"{title}: {figure.name}"
+            table.add_row(name, figure.text, figure.verdict)
+            values[name] = figure.value
+            ranges |= {name: figure.spread} if figure.spread is not None else {}
     console.print(table)
     if flags.out is not None:
-        write_json(Path(flags.out), {"machine": speed.machine(), "date": date, "figures": values})
+        write_json(Path(flags.out), {"machine": speed.machine(), "date": date, "figures": values, "ranges": ranges})
     return values
 
 
