@@ -2,8 +2,9 @@
 
 python -m experiments.tyingbench questions path/to/encoder --slices 5 --out tables/encoder.csv
 
-A table's pointers are over L + 1 layers, of which layer 0 stands for nothing: the layers that join it are removed. Its
-"seeds" are slices of the text: every slice is other batches of the reward split and of the test split.
+A table's pointers are over L + 1 layers, of which layer 0 stands for nothing: the layers that join it are removed. With
+`--no-removing` they are over the L layers. Its "seeds" are slices of the text: every slice is other batches of the reward
+split and of the test split.
 """
 
 import shlex
@@ -69,7 +70,7 @@ def main(words: Sequence[str]) -> TyingBench:
     bench = TyingBench(sorted(rows, key=lambda row: (row.pointers, row.seed)), {
         "format": FORMAT,
         "command": shlex.join(["python", "-m", "experiments.tyingbench", "questions", *words]),
-        "removing": True,
+        "removing": compression.flags.removing,
         "donors": flags.donors,
         "uninformed_loss": subject.task.uninformed_loss,
         "text_sha256": digest,
@@ -89,21 +90,22 @@ def _rows(subject: "Subject", flags: QuestionFlags, number: int, out: Path, orig
     asks = {split: _questions(subject, flags, split, number) for split in ("reward", "test")}
     kept = Ledger(out.with_suffix(".jsonl"), _LINE, ("slice", "pattern"), origin)
     per_set, total = asks["reward"].walk.set_params, num_params(subject.model)
+    removing = subject.compression.flags.removing
     tokens = subject.compression.config.trainer.batch_size * subject.task.sequence_length
-    patterns = list(Pointers.all(subject.num_layers + 1))
+    patterns = list(Pointers.all(subject.num_layers + removing))
     bars = Bars(make_console())
     with bars.bar(f"slice {number}: {len(patterns)} patterns", len(patterns)):
         for pointers in patterns:
             line = kept.get(number, str(pointers))
             if line is None:
                 begun = time.process_time()
-                sources = Sources.of(pointers, removing=True)
+                sources = Sources.of(pointers, removing)
                 sources = best_donors(asks["reward"], sources) if flags.donors else sources
                 line = {"slice": number, "pattern": str(pointers), "sources": str(sources)}
                 line |= {f"{split}_loss": ask(sources) for split, ask in asks.items()}
                 line = kept.add(line | {"seconds": time.process_time() - begun})
             bars.advance(1)
-            missing = subject.num_layers - (pointers.num_unique - 1)
+            missing = subject.num_layers - (pointers.num_unique - removing)
             yield Row(
                 pointers=pointers,
                 seed=number,

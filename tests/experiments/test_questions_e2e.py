@@ -47,6 +47,20 @@ def test_a_table_has_every_pattern_on_every_slice(call: Call, flags: tuple[str, 
     assert set(pd.read_csv(tmp_path / "judged" / "agents.csv")["agent"]) == {"random", "local_search"}
 
 
+def test_a_table_of_tyings_alone_has_the_losses_of_the_whole_one(
+    call: Call, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert call("tyingbench.__main__", *flags, "--out", "whole.csv").status == 0
+    assert call("tyingbench.__main__", *flags, "--no-removing", "--out", "tied.csv").status == 0
+    whole, tied = (TyingBench.load(tmp_path / name) for name in ("whole.csv", "tied.csv"))
+    assert [str(pointers) for pointers in tied.patterns] == ["0 0 0", "0 0 2", "0 1 0", "0 1 1", "0 1 2"]
+    assert tied.facts["removing"] is False
+    for pointers in tied.patterns:
+        same = Pointers((0, *(root + 1 for root in pointers)))
+        for column in ("test_loss", "reward_loss", "block_params"):
+            assert tied.query(pointers)[column] == pytest.approx(whole.query(same)[column], abs=1e-9)
+
+
 def test_donors_are_never_worse_on_the_split_that_chooses(call: Call, flags: tuple[str, ...], tmp_path: Path) -> None:
     assert call("tyingbench.__main__", *flags, "--out", "first.csv").status == 0
     assert call("tyingbench.__main__", *flags, "--donors", "--out", "donors.csv").status == 0
