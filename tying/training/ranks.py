@@ -150,12 +150,11 @@ class Ranks:
         return self._broadcast(None)
 
     def _broadcast(self, message: Any) -> Any:
-        import torch
         import torch.distributed as dist
 
         box = [message]
         with _others_there():
-            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def release(self) -> None:
