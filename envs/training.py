@@ -66,10 +66,10 @@ class TrainingSimulator:
         return self.task.uninformed_loss
 
     def start(self, pointers: Pointers) -> Trainer:
-        """Return the run's trainer, with a model of its own when a new run was begun, before the first window is known.
+        """Return the run's trainer before its first window, on all ranks at once, so that it is refused now or never.
 
         Args:
-            pointers: Those that the first window probably has.
+            pointers: Those in force, which the first window may change.
 
         Raises:
             InputError: If nothing can be trained: no data, no device, or other data on another rank.
