@@ -25,6 +25,7 @@ from tying.training.layer_statistics import (
     position_gradients,
     similarities,
 )
+from tying.training.ranks import ALONE, Ranks
 from tying.training.record import MEASUREMENTS, StepRecord
 from tying.training.trainer import Iteration, Trainer
 
@@ -36,6 +37,7 @@ class TrainingSimulator:
 
     Args:
         config: Task, model, data, trainer, optimizer and binding.
+        ranks: The processes that train together.
 
     Attributes:
         task: The model, the data and the loss.
@@ -43,8 +45,9 @@ class TrainingSimulator:
         on_iteration: Called after every optimizer step of a window, those of forks left out.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, ranks: Ranks = ALONE) -> None:
         self.config = config
+        self.ranks = ranks
         self.task = tasks.make(config.task, config.model, config.data)
         self.num_layers = self.task.num_layers
         self.num_iterations = config.trainer.iterations
@@ -62,27 +65,39 @@ class TrainingSimulator:
         """Return log(vocabulary)."""
         return self.task.uninformed_loss
 
-    def start(self, pointers: Pointers | None = None) -> Trainer:
+    def start(self, pointers: Pointers) -> Trainer:
+        """Return the run's trainer before its first window, on all ranks at once, so that it is refused now or never.
+
+        Args:
+            pointers: Those in force, which the first window may change.
+
+        Raises:
+            InputError: If nothing can be trained: no data, no device, or other data on another rank.
+        """
+        trainer = self._built(pointers)
+        self.ranks.require_same(self.task.facts)
+        return trainer
+
+    def _built(self, pointers: Pointers) -> Trainer:
         """Return the run's trainer, built when a new run was begun.
 
         Args:
-            pointers: Its first window's, None if not known: what they tie is never built. A trainer that was built for
-                others, and lacks weights that these need, is built anew; it has not trained.
+            pointers: Its first window's: what they tie is never built. A trainer that was built for others, and lacks
+                weights that these need, is built anew; it has not trained.
         """
-        pointers = pointers or Pointers.independent(self.num_layers)
         built = self.trainer
         if built is not None and self._new_seed is None and not self._used and not set(pointers) <= set(built.pointers):
             self._new_seed = built.seed
         if self._new_seed is not None or self.trainer is None:
             self.trainer = built = None  # frees the old model first: two need not fit into memory
             config, seed = self.config, self._new_seed or 0
-            self.trainer = Trainer(self.task, config.trainer, config.optim, config.binding, seed, pointers)
+            self.trainer = Trainer(self.task, config.trainer, config.optim, config.binding, seed, pointers, self.ranks)
             self._new_seed, self._used = None, False
         return self.trainer
 
     def resume(self, folder: Path, pointers: Pointers) -> Trainer:
         """Return the run's trainer in the state of a checkpoint, whose pointers are given."""
-        trainer = self.start(pointers)
+        trainer = self._built(pointers)
         self._used = True
         checkpoint.load(trainer, folder)
         return trainer
@@ -106,7 +121,7 @@ class TrainingSimulator:
         """Rebind, train, evaluate; the branch of a fork is trained first, and its time counts as evaluation."""
         # A fork needs the roots of both patterns: those of their common refinement.
         both = Pointers.from_labels(zip(record.previous_pointers, record.pointers, strict=True))
-        trainer = self.start(both if fork else record.pointers)
+        trainer = self._built(both if fork else record.pointers)
         self._used = True
         begin = time.perf_counter()
         fork_loss = _branch_loss(trainer, record, num_batches) if fork else None

@@ -45,6 +45,7 @@ _EPILOG = """examples:
   python -m experiments.train --agent my_package.my_module:MyAgent
   python -m experiments.train --config runs/first/config.json --seed 2
   python -m experiments.train --resume runs/first
+  torchrun --nproc-per-node 2 -m experiments.train
 """
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import agents
 from agents.base import Agent, is_resumable
+from envs.ranks import LeadingSimulator
 from envs.training import LayerTyingEnv, ResumedSimulator, TrainingSimulator
 from experiments.run import snapshot
 from experiments.run.config import Config, dump, load_config
@@ -27,6 +28,7 @@ from experiments.run.tensorboard import TensorBoardLogger
 from tying.errors import DivergenceError, InputError
 from tying.files import require_room, warn_once
 from tying.pointers import Pointers
+from tying.training.ranks import ALONE, Ranks
 
 
 @dataclass
@@ -58,8 +60,8 @@ class Job:
     agent: Agent
 
     @classmethod
-    def new(cls, config: Config, out: Path | None, words: Sequence[str]) -> "Job":
-        """Return the job of a new run; `words` are kept in its command.txt.
+    def new(cls, config: Config, out: Path | None, words: Sequence[str], ranks: Ranks = ALONE) -> "Job":
+        """Return the job of a new run, that the other ranks follow; `words` are kept in its command.txt.
 
         Raises:
             InputError: If its folder is taken, or the agent cannot decide in the environment.
@@ -68,10 +70,10 @@ class Job:
         if out is not None:
             directory.require_new()
         require_room(directory.path, "--out")
-        return cls(directory, config, words, [], 0, False, out is None, *_actors(config, directory, [], 0))
+        return cls(directory, config, words, [], 0, False, out is None, *_actors(config, directory, [], 0, ranks))
 
     @classmethod
-    def resume(cls, directory: RunDirectory, trust: bool = False) -> "Job":
+    def resume(cls, directory: RunDirectory, trust: bool = False, ranks: Ranks = ALONE) -> "Job":
         """Return the job that resumes a run from its newest checkpoint; call it under the folder's lock.
 
         Raises:
@@ -81,7 +83,7 @@ class Job:
         lines = _known_decisions(directory)
         start = directory.snapshot_before(len(lines))
         try:
-            actors = _actors(config, directory, lines, start)
+            actors = _actors(config, directory, lines, start, ranks)
         except InputError as error:  # what it was made from may be gone
             raise InputError([f"cannot resume {directory.path}: {line}" for line in error.lines]) from error
         job = cls(directory, config, (), lines, start, True, False, *actors)
@@ -108,6 +110,7 @@ class Job:
                 self._listen(recorder)
                 # Another person's agent need not keep the environment that it was made for.
                 self.agent.learn(getattr(self.agent, "env", self.env), self.env.num_decisions)
+            self.simulator.ranks.release()
             if len(recorder.lines) < self.env.num_decisions:
                 raise InputError(
                     f"agent {self.config.agent.name!r} took {len(recorder.lines)} of {self.env.num_decisions} decisions: "
@@ -121,9 +124,9 @@ class Job:
         """Hold the folder's lock while a block trains the run; a new run's folder is made under it."""
         with self.directory.locked():
             if not self.resumed:
-                command = [Path(sys.executable).name, "-m", "experiments.train", *self.words]
+                command = [*self._launcher, "-m", "experiments.train", *self.words]
                 self.directory.create(self.config.to_json(), command, facts)
-            with _how_to_resume(self.directory, self.config), closing(self._logger()) as logger:
+            with self._how_to_resume(), closing(self._logger()) as logger:
                 yield logger
 
     def _listen(self, recorder: Recorder) -> None:
@@ -145,7 +148,8 @@ class Job:
         self.simulator.reset(self.config.run.seed)
         device = self.simulator.start(self._first_pointers).device
         known_by = inputs(self.simulator.task, self.agent)
-        facts = {"device": str(device), "threads": torch.get_num_threads(), **known_by}
+        num_processes = self.simulator.ranks.size
+        facts = {"device": device.type, "threads": torch.get_num_threads(), "processes": num_processes, **known_by}
         if self.resumed:
             known = self.directory.read_versions()
             self.directory.require_inputs(known_by)
@@ -164,13 +168,29 @@ class Job:
         self.directory.write_assets(self.simulator.task.save_assets)
 
     def _introduce(self, console: Console) -> None:
-        trainer = self.simulator.start(self._first_pointers)
+        trainer, size = self.simulator.start(self._first_pointers), self.simulator.ranks.size
         console.print(
             f"run {self.directory.path}\n"
             f"model {trainer.independent_params:,} parameters untied, {self.simulator.num_layers} layers; "
-            f"device {trainer.device}; agent {self.config.agent.name}",
+            f"device {trainer.device.type}{f', {size} processes' if size > 1 else ''}; agent {self.config.agent.name}",
             soft_wrap=True,
         )
+
+    @property
+    def _launcher(self) -> list[str]:
+        size = self.simulator.ranks.size
+        return ["torchrun", "--nproc-per-node", str(size)] if size > 1 else [Path(sys.executable).name]
+
+    @contextmanager
+    def _how_to_resume(self) -> Iterator[None]:
+        try:
+            yield
+        except (InputError, DivergenceError):
+            raise  # it would end in the same way again
+        except BaseException:
+            words = ["--resume", str(self.directory.path), *(["--trust"] if self.config.needs_trust else [])]
+            print(f"to resume: {shlex.join([*self._launcher, '-m', 'experiments.train', *words])}", file=sys.stderr)
+            raise
 
     def _tokens_per_iteration(self) -> int:
         return self.config.trainer.batch_size * self.simulator.task.sequence_length
@@ -229,9 +249,9 @@ def _known_decisions(directory: RunDirectory) -> list[Line]:
 
 
 def _actors(
-    config: Config, directory: RunDirectory, lines: Sequence[Line], start: int
+    config: Config, directory: RunDirectory, lines: Sequence[Line], start: int, ranks: Ranks
 ) -> tuple[TrainingSimulator, LayerTyingEnv, Agent]:
-    simulator = TrainingSimulator(config)
+    simulator = LeadingSimulator(config, ranks) if ranks.size > 1 else TrainingSimulator(config)
     whole: TrainingSimulator | ResumedSimulator = simulator
     if lines:
         records = [line.record for line in lines]
@@ -241,26 +261,14 @@ def _actors(
     return simulator, env, agents.make(config.agent.name, env, config.run.seed, **config.hyperparameters)
 
 
-@contextmanager
-def _how_to_resume(directory: RunDirectory, config: Config) -> Iterator[None]:
-    try:
-        yield
-    except (InputError, DivergenceError):
-        raise  # it would end in the same way again
-    except BaseException:
-        trust = " --trust" if config.needs_trust else ""
-        resume = f"python -m experiments.train --resume {shlex.quote(str(directory.path))}{trust}"
-        print(f"to resume: {resume}", file=sys.stderr)
-        raise
-
-
-def resume(directory: RunDirectory, console: Console, trust: bool = False) -> None:
+def resume(directory: RunDirectory, console: Console, trust: bool = False, ranks: Ranks = ALONE) -> None:
     """Resume a run to its end; nothing of it is read before other processes are kept away.
 
     Args:
         directory: Its folder.
         console: Where to show it.
         trust: Whether code may be imported that its files name.
+        ranks: The processes, of which the others follow.
 
     Raises:
         InputError: If another process is at it, or the run is damaged.
@@ -268,4 +276,4 @@ def resume(directory: RunDirectory, console: Console, trust: bool = False) -> No
     directory.read_config()
     with directory.locked():
         if not directory.finished:
-            Job.resume(directory, trust).run(console)
+            Job.resume(directory, trust, ranks).run(console)

@@ -42,6 +42,7 @@ def inputs(task: "Task", agent: Any) -> dict[str, Any]:
 def differences(known: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return what figures depend on bit by bit and is other now, "torch 2.12.0, now 2.13.0"; empty where nothing is."""
     pairs = {name: (known.get(name), here.get(name)) for name in ("device", "processor", "threads", "git")}
+    pairs["processes"] = (known.get("processes", 1), here.get("processes", 1))
     pairs["torch"] = (known["packages"].get("torch"), here["packages"].get("torch"))
     return ", ".join(f"{name} {then}, now {now}" for name, (then, now) in pairs.items() if then != now)
 

@@ -32,6 +32,7 @@ from tying.training.device import find_device
 from tying.training.memory import give_back_freed_memory, keep_freed_memory
 from tying.training.optim import learning_rate, make_optimizer, set_rates
 from tying.training.parameter_list import ParameterList
+from tying.training.ranks import ALONE, Ranks
 
 _MUCH = 2**26  # bytes freed at once that are worth a walk over the whole heap
 
@@ -65,6 +66,7 @@ class Trainer:
         binding: The parameters that tied layers share.
         seed: Determines initial weights, order of the data and dropout; the global generators are left alone.
         pointers: Tying at the start, None for none; the weights that it spares are never there (tasks of `tying.models`).
+        ranks: The processes that train it together, each with a Trainer of the same arguments and calls.
 
     Raises:
         InputError: If the data are too short, the device is not there, or nothing can be compiled.
@@ -79,14 +81,17 @@ class Trainer:
         binding: BindingConfig | None = None,
         seed: int = 0,
         pointers: Pointers | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         binding = binding or BindingConfig()
+        ranks.require_rows(config.batch_size, config.micro_batches)
         task.require()
         self.task = task
         self.config = config
         self.optim = optim or OptimConfig()
         self.seed = seed
-        self.device = find_device(config.device)
+        self.ranks = ranks
+        self.device = ranks.device(find_device(config.device))
         if self.device.type == "cpu":
             keep_freed_memory()
         self.iteration = 0
@@ -195,17 +200,19 @@ class Trainer:
     def _iterate(self) -> Iteration:
         start = time.perf_counter()
         rate = learning_rate(self.optim, self.iteration, self.config.iterations)
-        batch = self.task.batch(self.seed, self.iteration, self.config.batch_size)
-        seed_device(self.device, derive_seed(self.seed, "dropout", self.iteration))
+        parts = self.config.micro_batches
+        whole = self.task.batch(self.seed, self.iteration, self.config.batch_size)
+        batch, divisors = self.ranks.share(whole, parts, self.task.size)
+        seed_device(self.device, derive_seed(self.seed, self.ranks.purpose("dropout"), self.iteration))
         # Gradients are dropped here and not after the step, so that statistics can be taken between two iterations.
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        parts = self.config.micro_batches
-        for piece in zip(*(tensor.to(self.device).chunk(parts) for tensor in batch), strict=True):
+        for divisor, *piece in zip(divisors, *(tensor.to(self.device).chunk(parts) for tensor in batch), strict=True):
             with self._autocast():
-                part = self.task.loss(self.model, piece) / parts
+                part = self.task.loss(self.model, tuple(piece)) / divisor
             part.backward()
             loss += part.detach()
+        self.ranks.add_up(loss, self._parameters)
         max_norm = self.optim.clip_norm or math.inf
         clipped = nn.utils.clip_grad_norm_(self._parameters, max_norm)
         mean_loss, norm = torch.stack([loss, clipped]).tolist()  # together: on a GPU every read is a wait
