@@ -158,7 +158,11 @@ def _gpt2(model: Any) -> tuple[Any, Kind]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     own: GPTConfig = model.config
-    wrong = {"model.positions": own.positions != "learned", "model.qk_norm": own.qk_norm}
+    wrong = {
+        "model.positions": own.positions != "learned",
+        "model.qk_norm": own.qk_norm,
+        "model.kv_sharing": own.shares_kv,
+    }
     _require("GPT2LMHeadModel", wrong)
     config = GPT2Config(
         vocab_size=len(model.wte.weight),
@@ -201,6 +205,7 @@ def _llama(model: Any) -> tuple[Any, Kind]:
     from transformers import LlamaForCausalLM
 
     own: LlamaConfig = model.config
+    _require("LlamaForCausalLM", {"model.kv_sharing": own.shares_kv})
     config = Config(
         vocab_size=len(model.embedding.weight),
         max_position_embeddings=own.context,

@@ -1,10 +1,13 @@
 """The settings of models, kept apart from the models: reading them needs no torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from tying.config import config, setting
 from tying.errors import InputError
+from tying.models import kv_sharing
+from tying.pointers import Pointers
 
 
 @config
@@ -27,6 +30,10 @@ class BlocksConfig:
             InputError: If they are not.
         """
 
+    def figures(self) -> Mapping[str, float]:
+        """Return what a run's summary says of the shape, by name."""
+        return {}
+
 
 @config
 class ModelConfig(BlocksConfig):
@@ -36,12 +43,58 @@ class ModelConfig(BlocksConfig):
 
 
 @config
-class GPTConfig(ModelConfig):
+class DecoderConfig(ModelConfig):
+    """The settings that gpt and llama have in common."""
+
+    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
+    width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
+    kv_sharing: str = setting(kv_sharing.HELP, default="none")
+
+    def __post_init__(self) -> None:
+        try:
+            self._pointers()
+        except InputError as error:
+            raise InputError(f"model.kv_sharing: {error}") from error
+
+    def _pointers(self) -> Pointers | None:
+        return kv_sharing.sources(self.kv_sharing, self.num_layers)
+
+    @property
+    def head_size(self) -> int:
+        """Features D of a head."""
+        return self.width // self.num_heads
+
+    @property
+    def shares_kv(self) -> bool:
+        """Whether keys and values have matrices of their own, which not every position has."""
+        return self._pointers() is not None
+
+    @property
+    def kv_sources(self) -> Pointers:
+        """Per position, the one whose keys and values it reads."""
+        return self._pointers() or Pointers.independent(self.num_layers)
+
+    def matrices(self, position: int) -> Literal["one", "two", "queries"]:
+        """Return which matrices the attention of a position has; see `Attention`."""
+        if not self.shares_kv:
+            return "one"
+        return "two" if self.kv_sources[position] == position else "queries"
+
+    def cache_bytes_per_token(self, element_bytes: int) -> int:
+        """Return what decoding keeps of a token: 2 x sources x heads of keys and values x D numbers of so many bytes."""
+        heads: int = getattr(self, "num_kv_heads", self.num_heads)
+        return 2 * self.kv_sources.num_unique * heads * self.head_size * element_bytes
+
+    def figures(self) -> Mapping[str, float]:
+        """See BlocksConfig.figures; weights, and so keys and values, are of four bytes."""
+        return {"cache_bytes_per_token": self.cache_bytes_per_token(4)} if self.shares_kv else {}
+
+
+@config
+class GPTConfig(DecoderConfig):
     """The shape of a GPT."""
 
     name: Literal["gpt"] = setting("architecture: gpt, or package.module:Class", default="gpt")
-    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
-    width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
     dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
     bias: bool = setting("biases in linear layers and norms, as in GPT-2", default=True)
     tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
@@ -51,17 +104,16 @@ class GPTConfig(ModelConfig):
     qk_norm: bool = setting("norm queries and keys per head", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_heads(self.width, self.num_heads, rotary=self.positions == "rotary")
 
 
 @config
-class LlamaConfig(ModelConfig):
+class LlamaConfig(DecoderConfig):
     """The shape of a Llama."""
 
     name: Literal["llama"] = setting("architecture: llama, or package.module:Class", default="llama")
-    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
     num_kv_heads: int = setting("heads of keys and values, must divide num_heads [heads, >= 1]", default=2, ge=1)
-    width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
     hidden: int = setting(
         "inner width of the feed-forward part; 0: 8/3 of the width, rounded up to a multiple of 16 [features, >= 0]",
         default=0,
@@ -75,6 +127,7 @@ class LlamaConfig(ModelConfig):
     tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_heads(self.width, self.num_heads, rotary=True)
         if self.num_heads % self.num_kv_heads:
             raise InputError(f"model.num_kv_heads = {self.num_kv_heads}: must divide model.num_heads = {self.num_heads}")

@@ -173,6 +173,8 @@ def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Fini
         ("--agent dqn --env.gradient-statistics --binding.share attention", 13),
         ("--agent ppo --agent.n-steps 8", 24),  # after the last decision
         *((f"{kind} --agent dqn", 13) for kind in KINDS),
+        ("--model.kv-sharing trailing:1 --trainer.recompute --agent local_search", 13),
+        ("kv_sharing --agent share_then_unshare:40", 9),
     ],
 )
 def test_interrupted_run_ends_as_if_it_had_not_been(
