@@ -162,6 +162,7 @@ def _gpt2(model: Any) -> tuple[Any, Kind]:
         "model.positions": own.positions != "learned",
         "model.qk_norm": own.qk_norm,
         "model.kv_sharing": own.shares_kv,
+        "model.attention_sharing": own.map_sources is not None,
     }
     _require("GPT2LMHeadModel", wrong)
     config = GPT2Config(
@@ -205,7 +206,8 @@ def _llama(model: Any) -> tuple[Any, Kind]:
     from transformers import LlamaForCausalLM
 
     own: LlamaConfig = model.config
-    _require("LlamaForCausalLM", {"model.kv_sharing": own.shares_kv})
+    wrong = {"model.kv_sharing": own.shares_kv, "model.attention_sharing": own.map_sources is not None}
+    _require("LlamaForCausalLM", wrong)
     config = Config(
         vocab_size=len(model.embedding.weight),
         max_position_embeddings=own.context,

@@ -89,8 +89,8 @@ class BlockModel(nn.Module, ABC):
         Args:
             x: What the first block reads.
             *others: What every block takes besides, such as positions.
-            cache: With it, a block takes one thing more, `Cache.before`, and returns what it has read of keys and values.
-                These go through checkpoints as inputs and outputs, so that gradients reach their maker.
+            cache: With it, a block takes one thing more, `Cache.before`, and returns what its attention has read. These go
+                through checkpoints as inputs and outputs, so that gradients reach their maker.
         """
         for position, block in enumerate(self.h):
             given = others if cache is None else (*others, cache.before(position))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tying.models.base import Model
 from tying.models.config import GPTConfig
-from tying.models.parts.attention import Attention
-from tying.models.parts.cache import Cache, KeysValues
+from tying.models.parts.attention import Attention, MapAttention
+from tying.models.parts.cache import Cache, MapCache, Read
 from tying.models.parts.feed_forward import FeedForward
 from tying.models.parts.positions import alibi_bias, rotary_table
 
@@ -22,7 +22,7 @@ class Block(nn.Module):
         super().__init__()
         bias, dropout = config.bias, config.dropout
         self.ln_1 = nn.LayerNorm(config.width, bias=bias)
-        self.attn = Attention(
+        self.attn = (Attention if config.map_sources is None else MapAttention)(
             config.width,
             config.num_heads,
             bias=bias,
@@ -35,14 +35,14 @@ class Block(nn.Module):
         self.mlp = FeedForward(config.width, bias=bias, dropout=dropout)
 
     def forward(
-        self, x: Tensor, rotary: Tensor | None = None, bias: Tensor | None = None, before: KeysValues | None = None
-    ) -> Tensor | tuple[Tensor, KeysValues]:
+        self, x: Tensor, rotary: Tensor | None = None, bias: Tensor | None = None, before: Read | None = None
+    ) -> Tensor | tuple[Tensor, Read]:
         """(B, T, C) -> (B, T, C); the others are what `Attention` takes, `before` as `run_blocks` says."""
         y = self.ln_1(x)
-        kv = None if before is None else self.attn.keys_values(y, rotary, before)
-        x = x + self.attn(y, rotary, bias, kv)
+        read = None if before is None else self.attn.read(y, rotary, bias, before)
+        x = x + self.attn(y, rotary, bias, read)
         x = x + self.mlp(self.ln_2(x))
-        return x if kv is None else (x, kv)
+        return x if read is None else (x, read)
 
 
 class GPT(Model):
@@ -63,12 +63,13 @@ class GPT(Model):
 
     def make_cache(self) -> Cache:
         """See Model.make_cache."""
-        return Cache(self.config.kv_sources)
+        maps = self.config.map_sources
+        return Cache(self.config.kv_sources) if maps is None else MapCache(maps)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """See Model.forward."""
         config = self.config
-        if cache is None and config.shares_kv:
+        if cache is None and config.shares_activations:
             cache = self.make_cache()
         start = 0 if cache is None else cache.num_tokens
         length = start + tokens.shape[1]

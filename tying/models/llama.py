@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tying.models.base import Model
 from tying.models.config import LlamaConfig
-from tying.models.parts.attention import Attention
-from tying.models.parts.cache import Cache, KeysValues
+from tying.models.parts.attention import Attention, MapAttention
+from tying.models.parts.cache import Cache, MapCache, Read
 from tying.models.parts.feed_forward import GatedFeedForward
 from tying.models.parts.norms import RMSNorm
 from tying.models.parts.positions import rotary_table
@@ -22,7 +22,7 @@ class Block(nn.Module):
         super().__init__()
         dropout = config.dropout
         self.norm_1 = RMSNorm(config.width, config.norm_eps)
-        self.attn = Attention(
+        self.attn = (Attention if config.map_sources is None else MapAttention)(
             config.width,
             config.num_heads,
             config.num_kv_heads,
@@ -34,13 +34,13 @@ class Block(nn.Module):
         self.norm_2 = RMSNorm(config.width, config.norm_eps)
         self.mlp = GatedFeedForward(config.width, config.feed_forward_width, dropout=dropout)
 
-    def forward(self, x: Tensor, rotary: Tensor, before: KeysValues | None = None) -> Tensor | tuple[Tensor, KeysValues]:
+    def forward(self, x: Tensor, rotary: Tensor, before: Read | None = None) -> Tensor | tuple[Tensor, Read]:
         """(B, T, C) -> (B, T, C); `rotary` is what `rotary_table` returns, `before` as `run_blocks` says."""
         y = self.norm_1(x)
-        kv = None if before is None else self.attn.keys_values(y, rotary, before)
-        x = x + self.attn(y, rotary, kv=kv)
+        read = None if before is None else self.attn.read(y, rotary, None, before)
+        x = x + self.attn(y, rotary, None, read)
         x = x + self.mlp(self.norm_2(x))
-        return x if kv is None else (x, kv)
+        return x if read is None else (x, read)
 
 
 class Llama(Model):
@@ -60,12 +60,13 @@ class Llama(Model):
 
     def make_cache(self) -> Cache:
         """See Model.make_cache."""
-        return Cache(self.config.kv_sources)
+        maps = self.config.map_sources
+        return Cache(self.config.kv_sources) if maps is None else MapCache(maps)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """See Model.forward."""
         config = self.config
-        if cache is None and config.shares_kv:
+        if cache is None and config.shares_activations:
             cache = self.make_cache()
         start = 0 if cache is None else cache.num_tokens
         x = F.dropout(self.embedding(tokens), config.dropout, self.training)  # (B, T, C)

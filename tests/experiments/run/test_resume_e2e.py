@@ -175,6 +175,8 @@ def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Fini
         *((f"{kind} --agent dqn", 13) for kind in KINDS),
         ("--model.kv-sharing trailing:1 --trainer.recompute --agent local_search", 13),
         ("kv_sharing --agent share_then_unshare:40", 9),
+        ("--model llama --model.attention-sharing cla:2 --model.dropout 0 --agent dqn --trainer.recompute", 13),
+        ("--model.attention-sharing yoco --model.dropout 0 --agent share_then_unshare:40", 9),
     ],
 )
 def test_interrupted_run_ends_as_if_it_had_not_been(

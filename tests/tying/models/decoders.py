@@ -18,6 +18,11 @@ DECODERS: dict[str, dict[str, Any]] = {
     "llama": {"num_heads": 4, "num_kv_heads": 2},
 }
 SHARINGS = ("cla:2", "trailing:2", "yoco", "0 1 0 1", "0 1 2 3")
+OPTIONS: list[dict[str, str]] = [
+    {},
+    *({"kv_sharing": text} for text in SHARINGS),
+    *({"attention_sharing": text} for text in ("cla:2", "0 1 0 1")),
+]
 
 
 def make_decoder(name: str, **changes: Any) -> Model:

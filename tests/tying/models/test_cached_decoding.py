@@ -3,20 +3,18 @@
 import pytest
 import torch
 from blocks import batch
-from decoders import DECODERS, SHARINGS, in_chunks, make_decoder
+from decoders import DECODERS, OPTIONS, in_chunks, make_decoder
 
 from tying import LayerBinding, Pointers
 from tying.models.base import Model
 from tying.models.parts.cache import Cache
 
-ALL = [(name, "none") for name in DECODERS] + [(name, text) for name in DECODERS for text in SHARINGS]
 
-
-@pytest.mark.parametrize("pointers", ["0 1 2 3", "0 0 2 0"])
-@pytest.mark.parametrize(("name", "kv_sharing"), ALL)
-def test_logits_are_those_of_the_whole_text(name: str, kv_sharing: str, pointers: str) -> None:
-    model = make_decoder(name, kv_sharing=kv_sharing)
-    LayerBinding(model.h).rebind(pointers)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", DECODERS)
+def test_logits_are_those_of_the_whole_text(name: str, options: dict[str, str]) -> None:
+    model = make_decoder(name, **options)
+    LayerBinding(model.h).rebind("0 0 2 0")
     tokens, _ = batch()
     with torch.no_grad():
         whole = model(tokens)
@@ -34,12 +32,15 @@ def test_logits_in_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize(("name", "kv_sharing"), [*ALL[: len(DECODERS)], ("llama", "cla:2")])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in DECODERS), ("llama", {"kv_sharing": "cla:2"}), ("llama", {"attention_sharing": "cla:2"})],
+)
 def test_tokens_are_those_of_decoding_without_a_cache(
-    name: str, kv_sharing: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+    name: str, options: dict[str, str], temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prompt has 3 tokens, the context 8, the text 23: the window slides."""
-    model = make_decoder(name, kv_sharing=kv_sharing)
+    model = make_decoder(name, **options)
     LayerBinding(model.h).rebind("0 1 1 0")
     prompt = torch.tensor([[3, 1, 4]])
     lengths: list[int] = []
@@ -52,7 +53,7 @@ def test_tokens_are_those_of_decoding_without_a_cache(
     assert lengths[:20] == [3, 1, 1, 1, 1, 1] + [8] * 14
     assert temperature == 0 or not torch.equal(*cached)
     lengths.clear()
-    if kv_sharing == "none":
+    if not options:
         monkeypatch.setattr(type(model), "make_cache", Model.make_cache)
         assert [text(seed).tolist() for seed in (0, 1)] == [found.tolist() for found in cached]
         assert lengths[:20] == [3, 4, 5, 6, 7] + [8] * 15

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from tying import LayerBinding, Pointers
 from tying.errors import InputError
-from tying.models import kv_sharing
+from tying.models import activation_sharing
 from tying.models.base import Model, num_params
 from tying.models.config import GPTConfig, LlamaConfig
 from tying.models.parts.positions import rotary_table, rotate
@@ -28,6 +28,8 @@ from tying.models.parts.positions import rotary_table, rotate
         ("cla:1", 3, "0 1 2"),
         ("trailing:2", 6, "0 1 2 3 3 3"),
         ("trailing:3", 4, "0 0 0 0"),
+        ("trailing:9", 3, "0 0 0"),
+        ("cla:9", 3, "0 0 0"),
         ("yoco", 6, "0 1 2 3 3 3"),
         ("yoco", 5, "0 1 2 2 2"),
         ("yoco", 1, "0"),
@@ -36,25 +38,25 @@ from tying.models.parts.positions import rotary_table, rotate
     ],
 )
 def test_patterns_of_the_literature(text: str, num_layers: int, expected: str) -> None:
-    assert str(kv_sharing.sources(text, num_layers)) == expected
+    assert str(activation_sharing.sources(text, num_layers)) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("cla:0", "'cla:0': expected cla:N with N from 1 to 4, for 4 layers"),
-        ("cla:5", "'cla:5': expected cla:N with N from 1 to 4, for 4 layers"),
-        ("cla", "'cla': expected cla:N with N from 1 to 4, for 4 layers"),
-        ("trailing:4", "'trailing:4': expected trailing:N with N from 1 to 3, for 4 layers"),
+        ("cla:0", "'cla:0': expected cla:N, N a whole number"),
+        ("cla", "'cla': expected cla:N, N a whole number"),
+        ("trailing:-1", "'trailing:-1': expected trailing:N, N a whole number"),
         ("yoco:2", "unknown strategy 'yoco'"),
         ("0 0 1 1", r"pointers\[2\] = 1, but layer 1 owns no weights"),
         ("0 0", "pointers '0 0' are for 2 layers, the model has 4"),
     ],
 )
+@pytest.mark.parametrize("option", ["kv_sharing", "attention_sharing"])
 @pytest.mark.parametrize("config", [GPTConfig, LlamaConfig])
-def test_patterns_that_do_not_fit_are_refused(config: Callable[..., object], text: str, line: str) -> None:
-    with pytest.raises(InputError, match=rf"^model\.kv_sharing: {line}"):
-        config(num_layers=4, kv_sharing=text)
+def test_patterns_that_do_not_fit_are_refused(config: Callable[..., object], option: str, text: str, line: str) -> None:
+    with pytest.raises(InputError, match=rf"^model\.{option}: {line}"):
+        config(num_layers=4, **{option: text})
 
 
 # Values and gradients.

@@ -1,14 +1,15 @@
-"""Keys and values that outlive the block which made them: for later tokens, and for later positions.
+"""What outlives the block that made it: keys and values for later tokens; these, or maps of attention, for later positions.
 
-Shapes: B batch, K heads of keys and values, T tokens, D features per head.
+Shapes: B batch, H heads, K heads of keys and values, T tokens, S tokens that are seen, D features per head.
 """
 
 from torch import Tensor
 
 from tying.pointers import Pointers
 
-# Keys, normed and rotated already, and values: (B, K, T, D) each. Empty before the first token.
-KeysValues = tuple[Tensor, ...]
+# Keys, normed and rotated already, and values: (B, K, S, D) each. Where maps are shared, a map comes first: (B, H, T, S),
+# the probabilities of attention. Empty before the first token.
+Read = tuple[Tensor, ...]
 
 
 class Cache:
@@ -22,7 +23,7 @@ class Cache:
 
     def __init__(self, sources: Pointers) -> None:
         self._sources = sources
-        self._kept: dict[int, KeysValues] = {}
+        self._kept: dict[int, Read] = {}
 
     @property
     def num_tokens(self) -> int:
@@ -34,10 +35,32 @@ class Cache:
         """What it takes."""
         return sum(part.nbytes for entry in self._kept.values() for part in entry)
 
-    def before(self, position: int) -> KeysValues:
+    def before(self, position: int) -> Read:
         """Return what a block is given: what its position made of earlier tokens, or all that its source made."""
         return self._kept.get(self._sources[position], ())
 
-    def keep(self, position: int, entry: KeysValues) -> None:
+    def keep(self, position: int, read: Read) -> None:
         """Take what a block has read: its own keys and values, or once more those of its source."""
-        self._kept[self._sources[position]] = entry
+        self._kept[self._sources[position]] = read
+
+
+class MapCache(Cache):
+    """The same where positions read maps of attention: keys of those that make maps, values of all, maps of new tokens.
+
+    Args:
+        sources: Per position, the one whose map it reads.
+    """
+
+    def __init__(self, sources: Pointers) -> None:
+        super().__init__(sources)
+        self._maps: dict[int, Tensor] = {}
+
+    def before(self, position: int) -> Read:
+        """See Cache.before; the map of its source comes first, if it makes none."""
+        source, own = self._sources[position], self._kept.get(position, ())
+        return own if source == position else (self._maps[source], *own)
+
+    def keep(self, position: int, read: Read) -> None:
+        """See Cache.keep."""
+        self._maps[position], *own = read
+        self._kept[position] = tuple(own)
