@@ -173,9 +173,8 @@ def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Fini
         ("--agent dqn --env.gradient-statistics --binding.share attention", 13),
         ("--agent ppo --agent.n-steps 8", 24),  # after the last decision
         *((f"{kind} --agent dqn", 13) for kind in KINDS),
-        ("--model.kv-sharing trailing:1 --trainer.recompute --agent local_search", 13),
         ("kv_sharing --agent share_then_unshare:40", 9),
-        ("--model llama --model.attention-sharing cla:2 --model.dropout 0 --agent dqn --trainer.recompute", 13),
+        ("--model llama --model.attention-sharing cla:2 --model.dropout 0 --agent local_search --trainer.recompute", 13),
         ("--model.attention-sharing yoco --model.dropout 0 --agent share_then_unshare:40", 9),
     ],
 )
