@@ -18,7 +18,7 @@ def sources(text: str, num_layers: int) -> Pointers | None:
         text: "none": every position makes its own; "cla:S": i - i mod S (Brandon et al. 2024, arXiv 2405.12981);
             "trailing:M": the last M positions read those of the last one before them, as in Gemma 3n; "yoco": the upper
             half reads those of its first position (Sun et al. 2024, arXiv 2405.05254, without the windows of the lower
-            half); pointers, or any strategy of `tying.strategies`. Numbers beyond L mean that all read those of the first.
+            half); or the pointers themselves. Numbers beyond L mean that all read those of the first.
         num_layers: Number of positions L.
 
     Returns:
@@ -27,15 +27,17 @@ def sources(text: str, num_layers: int) -> Pointers | None:
     Raises:
         InputError: If the text is none of these, or its number does not fit.
     """
-    name, _, number = text.strip().partition(":")
     if text == "none":
         return None
-    if name == "yoco" and not number:
-        return Pointers(min(layer, num_layers // 2) for layer in range(num_layers))
-    if name not in ("cla", "trailing"):
+    name, colon, number = text.strip().partition(":")
+    if name[:1].isdecimal():
         return strategies.make(text, num_layers)
-    if not (number.isdecimal() and int(number)):
-        raise InputError(f"{text!r}: expected {name}:N, N a whole number of positions from 1 on")
+    if name == "yoco" and not colon:
+        return Pointers(min(layer, num_layers // 2) for layer in range(num_layers))
+    if name not in ("cla", "trailing") or not number.isdecimal() or not int(number):
+        raise InputError(
+            f"{text!r}: allowed are none, cla:N and trailing:N with N from 1 on, yoco, or pointers ('0 0 2 2')"
+        )
     if name == "cla":
         return Pointers(layer - layer % int(number) for layer in range(num_layers))
     last = max(0, num_layers - 1 - int(number))
