@@ -30,6 +30,11 @@ class BlocksConfig:
             InputError: If they are not.
         """
 
+    @property
+    def shares_activations(self) -> bool:
+        """Whether blocks read what other blocks made, so that no block can be run apart or taken out."""
+        return False
+
     def figures(self) -> Mapping[str, float]:
         """Return what a run's summary says of the shape, by name."""
         return {}
@@ -87,7 +92,7 @@ class DecoderConfig(ModelConfig):
 
     @property
     def shares_activations(self) -> bool:
-        """Whether blocks read what other blocks made."""
+        """See BlocksConfig.shares_activations."""
         return self.shares_kv or self.map_sources is not None
 
     def matrices(self, position: int) -> Literal["one", "two", "queries", "map", "values"]:
