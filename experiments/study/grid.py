@@ -28,7 +28,7 @@ from experiments.run.directory import RunDirectory
 from experiments.study import workers
 from experiments.study.workers import WorkerConfig
 from tying import schema
-from tying.config import build
+from tying.config import build, override
 from tying.errors import InputError
 from tying.files import read_json, write_json
 from tying.models.config import BlocksConfig
@@ -96,8 +96,17 @@ class Variant:
 
 def shallow_rivals(model: BlocksConfig, num_unique: int) -> list[str]:
     """Return the variant with the parameters of a pattern of so many sets and fewer layers, if the model can have them."""
-    pretrained = getattr(model, "pretrained", None) is not None
-    return [] if pretrained or num_unique == model.num_layers else [f"{_SHALLOW}:{num_unique}"]
+    if _is_pretrained(model) or num_unique == model.num_layers:
+        return []
+    try:
+        override(model, {"num_layers": num_unique})
+    except InputError:  # a setting is written for all of its layers, as pointers of model.kv_sharing are
+        return []
+    return [f"{_SHALLOW}:{num_unique}"]
+
+
+def _is_pretrained(model: BlocksConfig) -> bool:
+    return getattr(model, "pretrained", None) is not None
 
 
 def _shallow(name: str, given: Sequence[str]) -> tuple[str, ...]:
@@ -115,7 +124,7 @@ def _shallow(name: str, given: Sequence[str]) -> tuple[str, ...]:
         raise InputError(
             f"variant {name!r}: expected {_SHALLOW}:K with K from 1 to {most}, fewer layers than the model has"
         )
-    if not shallow_rivals(deep.model, int(text)):
+    if _is_pretrained(deep.model):
         raise InputError(f"variant {name!r}: a pretrained model comes with all of its layers")
     # Pointers at the start may be written for as many layers as the model has.
     return ("--model.num-layers", text, "--env.initial-pointers", "independent", "--agent", "independent")

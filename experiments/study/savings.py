@@ -1,4 +1,4 @@
-"""Figures beside the speed of training: the reference, what falls with the number of sets, memory, instant environments.
+"""Figures beside the speed of training: the reference, what falls with sets, memory, instant environments, decoding.
 
 Times are processor times of this process, so another process takes nothing from them but caches; where several candidates
 are compared, they take turns.
@@ -25,7 +25,9 @@ from experiments.study import reference
 from experiments.study.figure import Figure, interleaved, ratios
 from tying import Pointers, Trainer, strategies, tasks
 from tying.config import override
+from tying.models.base import Model
 from tying.models.config import GPTConfig
+from tying.models.gpt import GPT
 from tying.training import checkpoint
 from tying.training.layer_statistics import training_bytes
 
@@ -33,6 +35,7 @@ _SMALL = PRESETS["small"]
 _SHAPES = {"6 x 128": GPTConfig(), "12 x 256": GPTConfig(num_layers=12, num_heads=8, width=256, context=256)}
 _WIDE = GPTConfig(width=256, context=32)
 _NUM_ENVS = 256
+_SMALL_VOCAB = 512
 
 
 def _trainer(model: GPTConfig, pattern: str, task: Any = None, **trainer: Any) -> Trainer:
@@ -191,6 +194,31 @@ def _walk_batch(batch: Any, steps: int) -> None:
     batch.reset(seed=0)
     for number in range(steps):
         batch.step(torch.full((_NUM_ENVS,), number % 6).numpy())
+
+
+def decoding(repeats: int, model: GPTConfig = _SHAPES["6 x 128"]) -> Iterator[Figure]:
+    """Fill the context after a prompt of one token, greedily, with the cache of keys and values and without."""
+    made = GPT(model, _SMALL_VOCAB, seed=0).eval()
+    runs: Mapping[str, Callable[[int], object]] = {
+        "cached": lambda count: _repeat(functools.partial(_generate, made), count),
+        "uncached": lambda count: _repeat(functools.partial(_generate_anew, made), count),
+    }
+    seconds = interleaved(runs, repeats, 1)
+    for name in runs:
+        yield Figure.of(f"{name}, tokens/s", [(model.context - 1) / taken for taken in seconds[name]], "{:,.0f}")
+    yield Figure.of("cached / uncached", ratios(seconds, "cached", "uncached"), "x{:.2f}")
+
+
+def _generate(model: Model) -> torch.Tensor:
+    return model.generate(torch.zeros(1, 1, dtype=torch.int64), model.config.context - 1, torch.Generator(), temperature=0)
+
+
+@torch.no_grad()
+def _generate_anew(model: Model) -> torch.Tensor:
+    tokens = torch.zeros(1, 1, dtype=torch.int64)
+    while tokens.shape[1] < model.config.context:
+        tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], dim=1)
+    return tokens
 
 
 if __name__ == "__main__":

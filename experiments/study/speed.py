@@ -56,6 +56,7 @@ def sections(repeats: int, iterations: int, job_iterations: int) -> dict[str, Ca
         "what falls with the number of sets": lambda: savings.falls_with_sets(repeats),
         "memory of a process": savings.memory_of_process,
         "instant environments": lambda: savings.instant_environments(repeats),
+        "decoding, 6 x 128": lambda: savings.decoding(repeats),
     }
 
 

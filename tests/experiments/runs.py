@@ -34,6 +34,7 @@ KINDS = {
     "sequence_classification": "--task sequence_classification --model.num-layers 3 --model.context 16",
     "image_classification": "--task image_classification --model.num-layers 3 --model.patch 4",
     "llama": "--model llama --model.num-layers 3 --model.context 16",
+    "kv_sharing": "--model llama --model.num-layers 3 --model.context 16 --model.kv-sharing cla:2",
 }
 
 

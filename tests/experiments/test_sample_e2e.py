@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished, words
-from tests.experiments.runs import SMALL, call_in, change
+from tests.experiments.runs import SMALL, call_in, change, read
 
 pytestmark = pytest.mark.e2e
 
@@ -41,6 +41,15 @@ def test_the_prompt_is_continued_by_as_many_tokens(text: Callable[..., str]) -> 
     printed = text()
     assert printed.startswith(PROMPT)
     assert 20 < len(printed.removeprefix(PROMPT).rstrip("\n").encode(errors="replace")) <= 3 * 50  # byte tokens
+
+
+def test_a_run_whose_layers_share_keys_and_values_is_sampled(text: Callable[..., str], tmp_path: Path) -> None:
+    """Its summary says what decoding keeps of a token: keys and values of 2 of 3 layers, 8 features, 4 bytes each."""
+    (tmp_path / "corpus.txt").write_text(words(6_000), encoding="utf-8")
+    flags = [*SMALL, "--agent", "sequence:2", "--data.path", "corpus.txt", "--model.kv-sharing", "cla:2", "--out", "run"]
+    assert call_in(tmp_path, "train", *flags) == 0
+    assert read(tmp_path / "run" / "final" / "summary.json")["cache_bytes_per_token"] == 2 * 2 * 8 * 4
+    assert text("--temperature", "0", run=tmp_path / "run").startswith(PROMPT)
 
 
 def test_the_seed_decides(text: Callable[..., str]) -> None:

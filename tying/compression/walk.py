@@ -188,9 +188,20 @@ class BlockWalk:
             raise InputError(
                 f"{type(self.model).__name__}: it fills a cache of keys and values; the task's loss is without"
             )
+        returned = {id(part) for _, call, _ in noted for part in _inside(call.rest or ())}
+        if returned & {id(part) for _, call, _ in noted for part in _inside(call.values)}:
+            raise InputError(
+                f"{type(self.model).__name__}: its blocks read keys, values or maps of other blocks (model.kv_sharing, "
+                "model.attention_sharing), which change with those blocks: it cannot be run block by block"
+            )
         if [block for block, _, _ in noted] != self._blocks:
             raise InputError(f"{type(self.model).__name__}: its blocks are not run once each, in their order")
         return _Recorded(batch, [call for _, call, _ in noted], noted[0][2], self.task.size(batch))
+
+
+def _inside(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors in the tuples among values."""
+    return [part for value in values if isinstance(value, tuple) for part in value if isinstance(part, Tensor)]
 
 
 @contextmanager

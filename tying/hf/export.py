@@ -158,7 +158,12 @@ def _gpt2(model: Any) -> tuple[Any, Kind]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     own: GPTConfig = model.config
-    wrong = {"model.positions": own.positions != "learned", "model.qk_norm": own.qk_norm}
+    wrong = {
+        "model.positions": own.positions != "learned",
+        "model.qk_norm": own.qk_norm,
+        "model.kv_sharing": own.shares_kv,
+        "model.attention_sharing": own.map_sources is not None,
+    }
     _require("GPT2LMHeadModel", wrong)
     config = GPT2Config(
         vocab_size=len(model.wte.weight),
@@ -201,6 +206,8 @@ def _llama(model: Any) -> tuple[Any, Kind]:
     from transformers import LlamaForCausalLM
 
     own: LlamaConfig = model.config
+    wrong = {"model.kv_sharing": own.shares_kv, "model.attention_sharing": own.map_sources is not None}
+    _require("LlamaForCausalLM", wrong)
     config = Config(
         vocab_size=len(model.embedding.weight),
         max_position_embeddings=own.context,

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tying.isolation import isolated
 from tying.models.config import BlocksConfig, ModelConfig
 from tying.models.cross_entropy import cross_entropy
+from tying.models.parts.cache import Cache
 from tying.seeding import derive_seed
 
 
@@ -82,18 +83,24 @@ class BlockModel(nn.Module, ABC):
             else:
                 nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
-    def run_blocks(self, x: Tensor, *others: Tensor | None) -> Tensor:
+    def run_blocks(self, x: Tensor, *others: Tensor | None, cache: Cache | None = None) -> Tensor:
         """Run all blocks: (B, T, C) -> (B, T, C); with `recompute`, only their inputs are kept for the backward pass.
 
         Args:
             x: What the first block reads.
             *others: What every block takes besides, such as positions.
+            cache: With it, a block takes one thing more, `Cache.before`, and returns what its attention has read. These go
+                through checkpoints as inputs and outputs, so that gradients reach their maker.
         """
-        for block in self.h:
+        for position, block in enumerate(self.h):
+            given = others if cache is None else (*others, cache.before(position))
             if self.recompute and self.training:
-                x = checkpoint(block, x, *others, use_reentrant=False)
+                x = checkpoint(block, x, *given, use_reentrant=False)
             else:
-                x = block(x, *others)
+                x = block(x, *given)
+            if cache is not None:
+                x, read = x
+                cache.keep(position, read)
         return x
 
 
@@ -107,6 +114,13 @@ class Model(BlockModel):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits of the next token at every position: (B, T) int64 -> (B, T, V)."""
 
+    def make_cache(self) -> Cache | None:
+        """Return an empty cache for `forward(tokens, cache)`, which fills it: the tokens follow those that it has seen.
+
+        None, where `forward` takes no cache: generation computes every token anew.
+        """
+        return None
+
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) int64 -> scalar."""
         compute = cross_entropy if self.chunked_loss else F.cross_entropy
@@ -119,6 +133,9 @@ class Model(BlockModel):
     ) -> Tensor:
         """Continue a text.
 
+        As long as prompt and continuation fit into the context, only new tokens are computed. Beyond it, the window is
+        computed as a whole for every token: once its first token is gone, none of the others is as it was.
+
         Args:
             tokens: The prompt, (1, T) int64 with T >= 1.
             num_tokens: How many tokens to add.
@@ -129,8 +146,12 @@ class Model(BlockModel):
         Returns:
             (1, T + num_tokens) int64.
         """
+        cache = self.make_cache()
         for _ in range(num_tokens):
-            logits = self(tokens[:, -self.config.context :])[:, -1]  # (1, V)
+            if cache is None or tokens.shape[1] > self.config.context:
+                logits = self(tokens[:, -self.config.context :])[:, -1]  # (1, V)
+            else:
+                logits = self(tokens[:, cache.num_tokens :], cache)[:, -1]
             tokens = torch.cat([tokens, draw(logits, generator, temperature, top_k)], dim=1)
         return tokens
 

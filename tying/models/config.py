@@ -1,10 +1,13 @@
 """The settings of models, kept apart from the models: reading them needs no torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from tying.config import config, setting
 from tying.errors import InputError
+from tying.models import activation_sharing
+from tying.pointers import Pointers
 
 
 @config
@@ -27,6 +30,15 @@ class BlocksConfig:
             InputError: If they are not.
         """
 
+    @property
+    def shares_activations(self) -> bool:
+        """Whether blocks read what other blocks made, so that no block can be run apart or taken out."""
+        return False
+
+    def figures(self) -> Mapping[str, float]:
+        """Return what a run's summary says of the shape, by name."""
+        return {}
+
 
 @config
 class ModelConfig(BlocksConfig):
@@ -36,13 +48,81 @@ class ModelConfig(BlocksConfig):
 
 
 @config
-class GPTConfig(ModelConfig):
-    """The shape of a GPT."""
+class DecoderConfig(ModelConfig):
+    """The settings that gpt and llama have in common."""
 
-    name: Literal["gpt"] = setting("architecture: gpt, or package.module:Class", default="gpt")
     num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
     width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
     dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
+    kv_sharing: str = setting(activation_sharing.KV_HELP, default="none")
+    attention_sharing: str = setting(activation_sharing.MAP_HELP, default="none")
+
+    def __post_init__(self) -> None:
+        for name in ("kv_sharing", "attention_sharing"):
+            try:
+                activation_sharing.sources(getattr(self, name), self.num_layers)
+            except InputError as error:
+                raise InputError(f"model.{name}: {error}") from error
+        chosen = f"model.attention_sharing = {self.attention_sharing!r}"
+        if self.map_sources is not None and self.shares_kv:
+            raise InputError(f"{chosen} and model.kv_sharing = {self.kv_sharing!r} exclude each other")
+        if self.map_sources is not None and self.dropout:
+            raise InputError(f"{chosen} and model.dropout = {self.dropout} exclude each other: maps are shared whole")
+
+    @property
+    def head_size(self) -> int:
+        """Features D of a head."""
+        return self.width // self.num_heads
+
+    @property
+    def shares_kv(self) -> bool:
+        """Whether keys and values have matrices of their own, which not every position has."""
+        return activation_sharing.sources(self.kv_sharing, self.num_layers) is not None
+
+    @property
+    def kv_sources(self) -> Pointers:
+        """Per position, the one whose keys and values it reads."""
+        own = Pointers.independent(self.num_layers)
+        return activation_sharing.sources(self.kv_sharing, self.num_layers) or own
+
+    @property
+    def map_sources(self) -> Pointers | None:
+        """Per position, the one whose map of attention it reads; None: maps are not shared."""
+        return activation_sharing.sources(self.attention_sharing, self.num_layers)
+
+    @property
+    def shares_activations(self) -> bool:
+        """See BlocksConfig.shares_activations."""
+        return self.shares_kv or self.map_sources is not None
+
+    def matrices(self, position: int) -> Literal["one", "two", "queries", "map", "values"]:
+        """Return which matrices the attention of a position has; see `Attention`."""
+        if self.map_sources is not None:
+            return "map" if self.map_sources[position] == position else "values"
+        if self.shares_kv:
+            return "two" if self.kv_sources[position] == position else "queries"
+        return "one"
+
+    def cache_bytes_per_token(self, element_bytes: int) -> int:
+        """Return what decoding keeps of a token: keys and values of every source, numbers of so many bytes.
+
+        That is 2 x sources x heads of keys and values x D; where maps are shared, keys of the sources and all values.
+        """
+        heads: int = getattr(self, "num_kv_heads", self.num_heads)
+        maps = self.map_sources
+        parts = 2 * self.kv_sources.num_unique if maps is None else maps.num_unique + self.num_layers
+        return parts * heads * self.head_size * element_bytes
+
+    def figures(self) -> Mapping[str, float]:
+        """See BlocksConfig.figures; weights, and so keys and values, are of four bytes."""
+        return {"cache_bytes_per_token": self.cache_bytes_per_token(4)} if self.shares_activations else {}
+
+
+@config
+class GPTConfig(DecoderConfig):
+    """The shape of a GPT."""
+
+    name: Literal["gpt"] = setting("architecture: gpt, or package.module:Class", default="gpt")
     bias: bool = setting("biases in linear layers and norms, as in GPT-2", default=True)
     tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
     positions: Literal["learned", "rotary", "alibi"] = setting(
@@ -51,23 +131,21 @@ class GPTConfig(ModelConfig):
     qk_norm: bool = setting("norm queries and keys per head", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_heads(self.width, self.num_heads, rotary=self.positions == "rotary")
 
 
 @config
-class LlamaConfig(ModelConfig):
+class LlamaConfig(DecoderConfig):
     """The shape of a Llama."""
 
     name: Literal["llama"] = setting("architecture: llama, or package.module:Class", default="llama")
-    num_heads: int = setting("attention heads per block, must divide the width [heads, >= 1]", default=4, ge=1)
     num_kv_heads: int = setting("heads of keys and values, must divide num_heads [heads, >= 1]", default=2, ge=1)
-    width: int = setting("size C of the residual stream [features, >= 1]", default=128, ge=1)
     hidden: int = setting(
         "inner width of the feed-forward part; 0: 8/3 of the width, rounded up to a multiple of 16 [features, >= 0]",
         default=0,
         ge=0,
     )
-    dropout: float = setting("share of activations dropped while training [0 to below 1]", default=0.0, ge=0, lt=1)
     norm_eps: float = setting("added to the mean square in norms [> 0]", default=1e-6, gt=0)
     rotary_base: float = setting(
         "positions: the slowest pair turns a radian in about so many tokens [above 1]", default=1e4, gt=1
@@ -75,6 +153,7 @@ class LlamaConfig(ModelConfig):
     tie_embeddings: bool = setting("input and output embeddings share (not the tying of layers)", default=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_heads(self.width, self.num_heads, rotary=True)
         if self.num_heads % self.num_kv_heads:
             raise InputError(f"model.num_kv_heads = {self.num_kv_heads}: must divide model.num_heads = {self.num_heads}")

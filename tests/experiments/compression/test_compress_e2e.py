@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 import tying.hf
 from experiments import load_run
 from experiments.compression import pipeline
+from experiments.run.config import dump
 from tests.conftest import Finished, words
+from tests.experiments.runs import SMALL, config_of
 from tests.tying.hf.folders import make_folder
 from tying import tasks
 from tying.compression import Sources
@@ -235,6 +237,18 @@ def test_bad_input_is_one_line(
     assert words in done.err
     assert all(line.startswith("error: ") for line in done.err.splitlines())
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("option", ["kv_sharing", "attention_sharing"])
+def test_a_run_whose_layers_read_what_others_made_is_refused(call: Call, tmp_path: Path, option: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(dump(config_of(*SMALL, f"--model.{option.replace('_', '-')}", "cla:2")))
+    (run / "decisions.jsonl").touch()
+    done = call("compress", run, "--out", "out")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert f"{run}: its layers read what others made (model.kv_sharing or model.attention_sharing)" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_that_hold_something_else_are_refused(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:

@@ -173,6 +173,9 @@ def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Fini
         ("--agent dqn --env.gradient-statistics --binding.share attention", 13),
         ("--agent ppo --agent.n-steps 8", 24),  # after the last decision
         *((f"{kind} --agent dqn", 13) for kind in KINDS),
+        ("kv_sharing --agent share_then_unshare:40", 9),
+        ("--model llama --model.attention-sharing cla:2 --model.dropout 0 --agent local_search --trainer.recompute", 13),
+        ("--model.attention-sharing yoco --model.dropout 0 --agent share_then_unshare:40", 9),
     ],
 )
 def test_interrupted_run_ends_as_if_it_had_not_been(

@@ -150,6 +150,8 @@ def test_shallow_tells_the_mistakes_of_the_flags_as_other_variants_do() -> None:
 def test_a_pretrained_model_has_no_shallow_rival(tmp_path: Path) -> None:
     assert grid.shallow_rivals(GPTConfig(num_layers=4), 3) == ["shallow:3"]
     assert grid.shallow_rivals(GPTConfig(num_layers=4), 4) == []
+    assert grid.shallow_rivals(GPTConfig(num_layers=4, kv_sharing="cla:3"), 1) == ["shallow:1"]
+    assert grid.shallow_rivals(GPTConfig(num_layers=4, kv_sharing="0 0 2 2"), 3) == []  # of no other number of layers
     write_json(tmp_path / "config.json", {"num_hidden_layers": 4})
     pretrained = HFConfig(pretrained=str(tmp_path))
     assert (pretrained.num_layers, grid.shallow_rivals(pretrained, 3)) == (4, [])

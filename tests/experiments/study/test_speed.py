@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments import bench
 from experiments.run import cli
@@ -14,6 +15,7 @@ from experiments.study import savings, speed
 from experiments.study.figure import Figure, interleaved, ratios
 from tests.conftest import ROOT
 from tying.models.config import GPTConfig
+from tying.models.gpt import GPT
 
 
 def test_a_verdict_names_the_aim_and_whether_it_is_reached() -> None:
@@ -37,6 +39,16 @@ def test_what_falls_with_the_number_of_sets_is_what_is_counted() -> None:
         share = (rest + blocks) / (rest + untied)
         assert figures[f"bytes of parameters, gradients, moments, {pattern} / independent"] == pytest.approx(share)
         assert figures[f"bytes of a checkpoint, {pattern} / independent"] == pytest.approx(share, rel=0.05)
+
+
+def test_both_ways_of_decoding_give_the_same_text() -> None:
+    model = GPT(GPTConfig(num_layers=2, width=16, context=12), 30, 0).eval()
+    assert torch.equal(savings._generate(model), savings._generate_anew(model))
+    assert [figure.name for figure in savings.decoding(1, model.config)] == [
+        "cached, tokens/s",
+        "uncached, tokens/s",
+        "cached / uncached",
+    ]
 
 
 def test_candidates_take_turns() -> None:

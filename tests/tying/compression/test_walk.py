@@ -1,6 +1,7 @@
 """BlockWalk: what it answers is the loss of a model that is tied, cut and evaluated for real."""
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,16 @@ class Skips(nn.Module):
 def test_a_model_that_is_no_chain_of_blocks_is_refused(task: CausalLM, kind: type, words: str) -> None:
     with pytest.raises(InputError, match=words):
         BlockWalk(task, kind(make_model(task)), task.evaluation_batches("reward", 4, 1))
+
+
+@pytest.mark.parametrize("option", ["kv_sharing", "attention_sharing"])
+def test_blocks_that_read_what_others_made_are_refused(tmp_path: Path, option: str) -> None:
+    """Keys and values of a recorded run would be those of the original, whatever the pattern."""
+    plain = make_task(tmp_path)
+    sharing = dataclasses.replace(plain.model_config, **{option: "cla:2"})
+    task = CausalLM(plain.config, sharing, plain.data_config)
+    with pytest.raises(InputError, match=rf"of other blocks \(.*model\.{option}"):
+        BlockWalk(task, make_model(task), plain.evaluation_batches("reward", 4, 1))
 
 
 def test_sources_of_another_length_are_refused(task: CausalLM) -> None:

@@ -115,9 +115,17 @@ def test_what_ours_lacks_is_zero_there() -> None:
 
 
 def test_what_would_compute_something_else_is_refused() -> None:
-    for options, word in ({"positions": "rotary"}, "model.positions"), ({"qk_norm": True}, "model.qk_norm"):
+    for options, word in (
+        ({"positions": "rotary"}, "model.positions"),
+        ({"qk_norm": True}, "model.qk_norm"),
+        ({"kv_sharing": "0 1 2"}, "model.kv_sharing"),
+        ({"attention_sharing": "0 1 2"}, "model.attention_sharing"),
+    ):
         with pytest.raises(InputError, match=f"GPT2LMHeadModel: would compute something else, because of {word}"):
             tying.hf.to_transformers(GPT(GPTConfig(**SIZES, **options), VOCAB, 0))
+    for option in ("kv_sharing", "attention_sharing"):
+        with pytest.raises(InputError, match=f"LlamaForCausalLM: would compute something else, because of model.{option}"):
+            tying.hf.to_transformers(Llama(LlamaConfig(**SIZES, **{option: "cla:2"}), VOCAB, 0))
     with pytest.raises(InputError, match="norm_place = 'pre'"):
         tying.hf.to_transformers(Bert(BertConfig(**SIZES, norm_place="pre"), (VOCAB, 0), 0))
     with pytest.raises(InputError, match="ViT: only gpt, llama and bert"):

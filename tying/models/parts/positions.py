@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def rotary_table(tokens: int, head_size: int, like: Tensor, base: float = 10_000.0) -> Tensor:
+def rotary_table(tokens: int, head_size: int, like: Tensor, base: float = 10_000.0, start: int = 0) -> Tensor:
     """Return the cosines and sines of rotary positions (Su et al. 2021, arXiv 2104.09864, equation 34).
 
     Args:
@@ -17,13 +17,14 @@ def rotary_table(tokens: int, head_size: int, like: Tensor, base: float = 10_000
         head_size: D, even.
         like: A tensor of the device and precision wanted; float32 at least.
         base: Pair i of D/2 turns by base**(-2i/D) radians per token.
+        start: The first of the tokens that are wanted.
 
     Returns:
-        (2, T, D/2).
+        (2, T - start, D/2).
     """
     device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
     rates = base ** (-torch.arange(0, head_size, 2, device=device, dtype=dtype) / head_size)
-    angles = torch.outer(torch.arange(tokens, device=device, dtype=dtype), rates)
+    angles = torch.outer(torch.arange(start, tokens, device=device, dtype=dtype), rates)
     return torch.stack([angles.cos(), angles.sin()])
 
 
@@ -54,18 +55,19 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return slopes + between[: num_heads - power]
 
 
-def alibi_bias(tokens: int, num_heads: int, like: Tensor) -> Tensor:
+def alibi_bias(tokens: int, num_heads: int, like: Tensor, start: int = 0) -> Tensor:
     """Return what is added to the scores of causal attention: -slope x distance, and -inf for later tokens.
 
     Args:
         tokens: T.
         num_heads: H.
         like: A tensor of the device and precision wanted.
+        start: The first of the tokens whose queries are wanted.
 
     Returns:
-        (H, T, T), queries before keys.
+        (H, T - start, T), queries before keys.
     """
     place = torch.arange(tokens, device=like.device, dtype=like.dtype)
-    distance = place[:, None] - place
+    distance = place[start:, None] - place
     slopes = torch.tensor(alibi_slopes(num_heads), device=like.device, dtype=like.dtype)
     return torch.where(distance < 0, -math.inf, -slopes[:, None, None] * distance)
