@@ -13,6 +13,7 @@ from typing import Self
 from tying.errors import InputError
 
 _MOST_DIGITS = 6
+_RECURRENCE = 0.46  # measured at 1 to 8 uses of the same weights, arXiv 2604.21106
 FORMS = "pointers as in '0 1 1 3', labels as in '1-2-2-3'"
 
 
@@ -108,6 +109,14 @@ class Pointers(tuple[int, ...]):
     def num_unique(self) -> int:
         """Number of unique layers: how many sets of weights exist."""
         return len(set(self))
+
+    @property
+    def effective_blocks(self) -> float:
+        """Untied blocks worth as much by the iso-depth law: the sum over groups of size ** 0.46, from 1 to L.
+
+        The exponent is that of whole stacks trained from scratch (arXiv 2604.21106); its use for groups is ours.
+        """
+        return float(sum(len(group) ** _RECURRENCE for group in self.groups))
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:

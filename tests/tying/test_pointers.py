@@ -1,5 +1,6 @@
 """Pointers: every property is checked over all partitions, or over random chains of moves."""
 
+import itertools
 import pickle
 
 import pytest
@@ -26,6 +27,18 @@ def test_groups_and_roots_say_the_same_as_the_pointers() -> None:
         assert sorted(layer for group in pointers.groups for layer in group) == list(range(6))
         assert all(pointers[layer] == group[0] for group in pointers.groups for layer in group)
         assert all({layer, *pointers.others(layer)} == set(group) for group in pointers.groups for layer in group)
+
+
+def test_effective_blocks_are_a_power_law_of_the_groups() -> None:
+    """6 tied layers are 2.28 blocks; tying one more layer never adds any."""
+    assert Pointers((0,) * 6).effective_blocks == pytest.approx(2.28, abs=0.005)
+    assert Pointers((0, 1, 1, 1, 4)).effective_blocks == pytest.approx(2 + 3**0.46)
+    assert Pointers.independent(6).effective_blocks == 6
+    for pointers in Pointers.all(6):
+        assert pointers.num_unique <= pointers.effective_blocks <= 6
+        for one, other in itertools.combinations(pointers.roots, 2):
+            joined = Pointers.from_labels(one if root == other else root for root in pointers)
+            assert joined.effective_blocks < pointers.effective_blocks
 
 
 def test_printing_and_parsing_are_inverse() -> None:
