@@ -58,14 +58,6 @@ def cycle(num_layers: int, unique: int) -> _Labels:
 
 
 @strategy
-def cycle_rev(num_layers: int, unique: int) -> _Labels:
-    """ABCCBA: cycle with its last pass reversed, and cut short where N < 2M (ABCDDC). The code of 2104.06022."""
-    _require(1 <= unique <= num_layers, f"cycle_rev:{unique} needs 1 to {num_layers} unique layers")
-    last_pass = max(unique, num_layers - unique)
-    return [layer % unique if layer < last_pass else unique - 1 - (layer - last_pass) for layer in range(num_layers)]
-
-
-@strategy
 def sandwich(num_layers: int) -> _Labels:
     """ABBBBC: first and last own their weights, the middle shares one set. Subformer (2101.00234)."""
     return [min(layer, 1) if layer < num_layers - 1 else layer for layer in range(num_layers)]
@@ -75,6 +67,14 @@ def sandwich(num_layers: int) -> _Labels:
 def private_first(num_layers: int) -> _Labels:
     """ABBBBB: the first layer owns its weights, the others share one set. The best place to start: docs/results.md."""
     return [min(layer, 1) for layer in range(num_layers)]
+
+
+@strategy
+def cycle_rev(num_layers: int, unique: int) -> _Labels:
+    """ABCCBA: cycle with its last pass reversed, and cut short where N < 2M (ABCDDC). The code of 2104.06022."""
+    _require(1 <= unique <= num_layers, f"cycle_rev:{unique} needs 1 to {num_layers} unique layers")
+    last_pass = max(unique, num_layers - unique)
+    return [layer % unique if layer < last_pass else unique - 1 - (layer - last_pass) for layer in range(num_layers)]
 
 
 @strategy
