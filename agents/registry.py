@@ -15,6 +15,7 @@ from agents.base import AGENT_FILE, Agent, read_agent
 from tying import registry, strategies
 from tying.config import build
 from tying.errors import InputError, unknown
+from tying.pointers import FORMS, begins_pointers
 
 # Named by text, so that choosing one agent does not import the libraries of all others.
 AGENTS = {
@@ -52,7 +53,7 @@ def prefixes() -> tuple[str, ...]:
 def is_fixed(name: str) -> bool:
     """Return whether a name is a fixed strategy, a schedule or a pattern rather than an agent that decides."""
     head = name.partition(":")[0]
-    return head in prefixes()[len(AGENTS) :] or head[:1].isdecimal()
+    return head in prefixes()[len(AGENTS) :] or begins_pointers(head)
 
 
 def agent_class(name: str) -> tuple[type[Agent], dict[str, Any]]:
@@ -67,7 +68,7 @@ def agent_class(name: str) -> tuple[type[Agent], dict[str, Any]]:
         return registry.load("agent", name, AGENTS[name]), {}
     target = ":".join(name.split(":")[:2])  # arguments of a strategy stand behind another colon
     if not registry.is_foreign(target):
-        otherwise = "pointers as in '0 1 1 3', or package.module:Class"
+        otherwise = f"{FORMS}, or package.module:Class"
         raise InputError(unknown(f"agent {name!r}", name, prefixes(), otherwise))
     found = registry.load("agent", name, target)
     if inspect.isfunction(found):

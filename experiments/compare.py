@@ -6,9 +6,7 @@ python -m experiments.compare --agents independent dqn "dqn --reward fork" --pre
 Every flag of `experiments.train` holds for all variants; flags in quotes behind an agent's name for it alone.
 """
 
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.run import cli
@@ -42,9 +40,8 @@ def main(words: Sequence[str]) -> Any:
     baseline = flags.baseline or (_BASELINE if _BASELINE in labels else labels[0])
     if baseline not in labels:
         raise InputError(f"--baseline {baseline!r} is none of --agents: {', '.join(labels)}")
-    folder = Path(flags.out or f"comparisons/{time.strftime('%Y%m%d-%H%M%S')}")
     command = ["python", "-m", "experiments.compare", *words]
-    return comparison.compare(flags, folder, variants, flags.seed_list(), baseline, command)
+    return comparison.compare(flags, flags.folder("comparisons/"), variants, flags.seed_list(), baseline, command)
 
 
 def _split(text: str) -> list[str]:

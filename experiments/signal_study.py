@@ -4,32 +4,29 @@ python -m experiments.signal_study --preset mini --decisions 45 --seeds 3
 """
 
 import shlex
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.run import cli
 from experiments.study import grid
-from experiments.study.workers import WorkerConfig
+from experiments.study.workers import StudyConfig
 from tying.config import config, setting
 from tying.files import require_room
 from tying.pointers import Pointers
 
 
 @config
-class SignalStudyFlags(WorkerConfig):
+class SignalStudyFlags(StudyConfig):
     """Measure whether rewards in a run rank patterns as training from scratch does. Other flags are experiments.train's."""
 
     seeds: int = setting("number of seeds of the walks and of training from scratch [>= 2]", default=3, ge=2)
     decisions: int = setting("decisions that are studied, in three blocks of the run [>= 6]", default=45, ge=6)
-    out: str | None = setting("folder, new or to resume; None: a new one under comparisons/", default=None)
 
 
 def main(words: Sequence[str]) -> Any:
     """Walk, train the patterns from scratch, report, and return the table."""
     flags, rest = cli.read_own(SignalStudyFlags, words, "experiments.signal_study", keep_rest=True)
-    folder = Path(flags.out or f"comparisons/signal__{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = flags.folder("comparisons/signal__")
     require_room(folder, "--out")
     made = grid.Variant.parse("random", rest).config
     # Imported now: mistakes are answered before the libraries of tables and pictures are there.

@@ -13,7 +13,7 @@ from itertools import islice
 
 from tying import registry
 from tying.errors import InputError, unknown
-from tying.pointers import Pointers
+from tying.pointers import FORMS, Pointers, begins_pointers
 
 _Labels = Sequence[Hashable]
 _MOST_RUNS = 20
@@ -58,17 +58,6 @@ def cycle(num_layers: int, unique: int) -> _Labels:
 
 
 @strategy
-def cycle_rev(num_layers: int, unique: int) -> _Labels:
-    """ABCCBA: cycle with its last pass reversed, from layer N - M on. Takase & Kiyono (2104.06022)."""
-    _require(
-        1 <= unique and 2 * unique <= num_layers,
-        f"cycle_rev:{unique} needs at least two passes: 1 to {num_layers // 2} unique layers for {num_layers} layers",
-    )
-    last_pass = num_layers - unique
-    return [layer % unique if layer < last_pass else unique - 1 - (layer - last_pass) for layer in range(num_layers)]
-
-
-@strategy
 def sandwich(num_layers: int) -> _Labels:
     """ABBBBC: first and last own their weights, the middle shares one set. Subformer (2101.00234)."""
     return [min(layer, 1) if layer < num_layers - 1 else layer for layer in range(num_layers)]
@@ -78,6 +67,14 @@ def sandwich(num_layers: int) -> _Labels:
 def private_first(num_layers: int) -> _Labels:
     """ABBBBB: the first layer owns its weights, the others share one set. The best place to start: docs/results.md."""
     return [min(layer, 1) for layer in range(num_layers)]
+
+
+@strategy
+def cycle_rev(num_layers: int, unique: int) -> _Labels:
+    """ABCCBA: cycle with its last pass reversed, and cut short where N < 2M (ABCDDC). The code of 2104.06022."""
+    _require(1 <= unique <= num_layers, f"cycle_rev:{unique} needs 1 to {num_layers} unique layers")
+    last_pass = max(unique, num_layers - unique)
+    return [layer % unique if layer < last_pass else unique - 1 - (layer - last_pass) for layer in range(num_layers)]
 
 
 @strategy
@@ -200,16 +197,16 @@ def make(text: str, num_layers: int) -> Pointers:
 
     Args:
         text: A strategy with its arguments ("independent", "sequence:3", "front_loaded:4,2,1,1") or the pointers
-            themselves ("0 1 1 3").
+            themselves, in any form that `Pointers.parse` reads ("0 1 1 3", "1-2-2-3").
         num_layers: Number of layers N.
 
     Raises:
         InputError: For an unknown name (with the nearest one), arguments that do not fit, or pointers of another length.
     """
     if not isinstance(text, str):
-        raise InputError(f"pattern {text!r}: expected a text, such as 'sequence:3' or '0 1 1 3'")
+        raise InputError(f"pattern {text!r}: expected a text: a strategy as in 'sequence:3', {FORMS}")
     name, _, arguments = text.strip().partition(":")
-    if name[:1].isdecimal():
+    if begins_pointers(name):
         pointers = Pointers.parse(text)
         _require(
             len(pointers) == num_layers, f"pointers {text!r} are for {len(pointers)} layers, the model has {num_layers}"
@@ -239,7 +236,7 @@ def _find(text: str, name: str, arguments: str) -> tuple[Callable[..., _Labels],
         function: Callable[..., _Labels] = registry.load("strategy", text, f"{name}:{attribute}")
         return function, rest
     allowed = [*_STRATEGIES, *_SCHEDULES]
-    raise InputError(unknown(f"strategy {name!r}", name, allowed, "pointers as in '0 1 1 3', or package.module:function"))
+    raise InputError(unknown(f"strategy {name!r}", name, allowed, f"{FORMS}, or package.module:function"))
 
 
 def schedule_names() -> tuple[str, ...]:

@@ -100,6 +100,7 @@ class Subject:
             "pointers": list(trainer.pointers),
             "num_layers": len(trainer.pointers),
             "num_unique_layers": trainer.pointers.num_unique,
+            "effective_blocks": trainer.pointers.effective_blocks,
             "trainable_params": trainer.trainable_params,
             "trainable_block_params": trainer.binding.trainable_params,
             "iterations": trainer.iteration,

@@ -214,9 +214,17 @@ def _kind(info: FieldInfo) -> str:
 class Failed(Exception):
     """Work that failed, one line for each piece; the script ends with status 1."""
 
+    status = 1
+
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
         self.lines = tuple(lines)
+
+
+class Incomplete(Failed):
+    """This call's part of the work is done, but not that of others; the script ends well."""
+
+    status = 0
 
 
 class Terminated(BaseException):
@@ -252,7 +260,7 @@ def status(main: Callable[[Sequence[str]], Any], words: Sequence[str]) -> int:
     except InputError as error:
         return _report(2, *error.lines)
     except Failed as error:
-        return _report(1, *error.lines)
+        return _report(error.status, *error.lines)
     except DivergenceError as error:
         return _report(1, str(error))
     except OSError as error:

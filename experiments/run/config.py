@@ -21,6 +21,7 @@ from tying import registry, tasks
 from tying.config import build, by_name, config, fields_of, flat, nested, override, setting, to_dict
 from tying.errors import InputError
 from tying.files import read_json
+from tying.pointers import FORMS
 
 T = TypeVar("T")
 FORMAT = 2
@@ -43,7 +44,7 @@ class AgentConfig:
     """The agent's name; its hyper-parameters are fields of a class made for it."""
 
     name: str = setting(
-        f"who decides: {', '.join(agents.names())}, pointers as in '0 1 1 3', or package.module:Class",
+        f"who decides: {', '.join(agents.names())}, {FORMS}, or package.module:Class",
         default=DEFAULT_AGENT,
     )
 

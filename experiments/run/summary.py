@@ -47,6 +47,7 @@ def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:
         "pointers": list(trainer.pointers),
         "num_layers": len(trainer.pointers),
         "num_unique_layers": trainer.pointers.num_unique,
+        "effective_blocks": trainer.pointers.effective_blocks,
         "trainable_params": trainer.trainable_params,
         "trainable_block_params": trainer.binding.trainable_params,
         "independent_params": trainer.independent_params,

@@ -59,6 +59,7 @@ class TensorBoardLogger:
             record.iteration,
             {
                 "tying/num_unique_layers": record.pointers.num_unique,
+                "tying/effective_blocks": record.pointers.effective_blocks,
                 "tying/trainable_params": trainable_params,
                 "tying/compression_ratio": compression_ratio,
                 **{f"tying/pointer/layer_{layer:02d}": root for layer, root in enumerate(record.pointers)},

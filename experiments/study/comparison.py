@@ -9,7 +9,7 @@ from experiments.run.cli import Failed
 from experiments.run.console import make_console
 from experiments.run.directory import RunDirectory
 from experiments.study import grid
-from experiments.study.workers import WorkerConfig
+from experiments.study.workers import StudyConfig
 from tying.config import config, setting
 from tying.errors import InputError
 from tying.files import require_room
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @config
-class ComparisonFlags(WorkerConfig):
+class ComparisonFlags(StudyConfig):
     """Flags of scripts that compare runs over paired seeds."""
 
     seeds: list[int] = setting(
@@ -29,7 +29,6 @@ class ComparisonFlags(WorkerConfig):
     clock: Literal["wall", "cpu"] = setting(
         "seconds that 'equal time' counts; cpu on a machine with other work", default="wall"
     )
-    out: str | None = setting("folder of the comparison, new or to resume; None for one under comparisons/", default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +65,7 @@ def compare(
 
     Raises:
         InputError: If the folder holds a comparison with other settings or of another text.
+        Incomplete: If this was a shard, and others have not finished theirs.
         Failed: If runs failed; the report of the others is written before.
     """
     # Imported now, since they import pandas and matplotlib: mistakes are answered before.

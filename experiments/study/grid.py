@@ -6,7 +6,8 @@ A grid's folder:
     runs/<variant>__s<seed>/    ordinary run directories
     logs/<variant>__s<seed>.log    the output of each run
 
-Rerunning skips finished runs, resumes interrupted ones and tries failed ones again.
+Rerunning skips finished runs, resumes interrupted ones and tries failed ones again. Several calls, on machines that share
+the folder, can do a part of the runs each (`--shard`).
 """
 
 import re
@@ -21,12 +22,13 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from experiments.run.cli import Failed, Incomplete
 from experiments.run.command_line import parse_config
 from experiments.run.config import Config, load_config
 from experiments.run.console import make_console
 from experiments.run.directory import RunDirectory
 from experiments.study import workers
-from experiments.study.workers import WorkerConfig
+from experiments.study.workers import StudyConfig
 from tying import schema
 from tying.config import build, override
 from tying.errors import InputError
@@ -230,25 +232,39 @@ def write_plan(folder: Path, variants: Sequence[Variant], seeds: Sequence[int], 
     write_json(path, {"format": FORMAT, "command": shlex.join(command), "seeds": list(seeds), "variants": known})
 
 
-def run_all(specs: Sequence[RunSpec], config: WorkerConfig, console: Console) -> list[str]:
-    """Train the runs that are not finished, and return a line for each that failed.
+def run_all(specs: Sequence[RunSpec], config: StudyConfig, console: Console) -> list[str]:
+    """Train the runs of this part that are not finished, and return a line for each that failed.
 
     Raises:
         InputError: If finished runs of one corpus were made from different texts, or of one tokenizer file from others.
+        Incomplete: If runs of other parts are not finished.
+        Failed: If that is so and runs of this part failed.
     """
-    unfinished = [spec for spec in specs if not spec.directory.finished]
-    if len(unfinished) < len(specs):
-        console.print(f"{len(specs) - len(unfinished)} of {len(specs)} runs are finished already")
+    own = config.own(specs)
+    unfinished = _unfinished(own)
+    if len(unfinished) < len(own):
+        console.print(f"{len(own) - len(unfinished)} of {len(own)} runs are finished already")
     titles = {str(spec.directory.path): spec.title for spec in specs}
     failures = []
     plain = [(spec.config.to_json(), str(spec.directory.path), spec.words, str(spec.log)) for spec in unfinished]
     with workers.Countdown(console, len(unfinished), "runs") as countdown:
-        for result in workers.run_all(_run, plain, config):
-            line = _line(result)
-            failures += [f"{titles[result.folder]}: {result.failure}"] if result.failure is not None else []
-            console.print(f"{countdown.advance()}  {titles[result.folder]}: {line}", soft_wrap=True)
+        try:
+            for result in workers.run_all(_run, plain, config):
+                line = _line(result)
+                failures += [f"{titles[result.folder]}: {result.failure}"] if result.failure is not None else []
+                console.print(f"{countdown.advance()}  {titles[result.folder]}: {line}", soft_wrap=True)
+        except Failed as lost:
+            failures += lost.lines
     _require_same_inputs(specs)
+    others = len(_unfinished(specs)) - len(_unfinished(own))
+    if others:
+        line = f"no report yet: {others} of {len(specs)} runs are other shards'; the same command without --shard does all"
+        raise Failed([*failures, line]) if failures else Incomplete([line])
     return failures
+
+
+def _unfinished(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    return [spec for spec in specs if not spec.directory.finished]
 
 
 def _require_same_inputs(specs: Sequence[RunSpec]) -> None:

@@ -111,18 +111,20 @@ def run_table(runs: Sequence[Run], clock: str, baseline: str) -> pd.DataFrame:
     rows = []
     for run in runs:
         s, seconds = run.summary, float(run.curve[clock].iloc[-1])
+        pattern = Pointers(s["pointers"])
         rows.append(
             {
                 "variant": run.label,
                 "seed": run.seed,
                 "decides": run.decides,
-                "pattern": str(Pointers(s["pointers"])),
+                "pattern": str(pattern),
                 "test_loss": s["test_loss"],
                 **{name: s[name] for name in s if name.startswith("test_") and not name.endswith(("_loss", "_ppl"))},
                 "reward_loss": s["reward_loss"],
                 "equal_time_reward_loss": run.reward_loss_at(equal_time[run.seed], clock),
                 "num_layers": s["num_layers"],
                 "num_unique_layers": s["num_unique_layers"],
+                "effective_blocks": pattern.effective_blocks,
                 "trainable_params": s["trainable_params"],
                 "block_params_share": s["trainable_block_params"] / untied,
                 "mean_block_params_share": run.mean_share * s["independent_block_params"] / untied,
@@ -154,6 +156,7 @@ def _equal_times(runs: Sequence[Run], clock: str) -> dict[int, float]:
 _MEANS = (
     "num_layers",
     "num_unique_layers",
+    "effective_blocks",
     "changes",
     "block_params_share",
     "mean_block_params_share",

@@ -29,7 +29,7 @@ from experiments.run.directory import RunDirectory
 from experiments.run.figures import figure_of
 from experiments.run.intervals import kendall, written
 from experiments.study import grid
-from experiments.study.workers import WorkerConfig
+from experiments.study.workers import StudyConfig
 from tying.errors import InputError
 from tying.files import replacing, write_json, write_text
 from tying.pointers import Pointers
@@ -65,7 +65,7 @@ class Walker(Agent):
 
 
 def run_grid(
-    folder: Path, texts: Sequence[str], words: Sequence[str], seeds: Sequence[int], config: WorkerConfig
+    folder: Path, texts: Sequence[str], words: Sequence[str], seeds: Sequence[int], config: StudyConfig
 ) -> dict[str, list[RunDirectory]]:
     """Train the runs of variants that are not finished; return the folders of each variant, one per seed.
 
@@ -78,6 +78,7 @@ def run_grid(
 
     Raises:
         InputError: If the folder holds runs with other settings.
+        Incomplete: If this was a shard, and others have not finished theirs.
         Failed: If runs failed.
     """
     variants = grid.parse_variants(texts, words)

@@ -2,9 +2,11 @@
 
 import functools
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import joblib
@@ -12,6 +14,7 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from experiments.run.cli import Failed
 from tying.config import config, setting
 from tying.errors import InputError
 
@@ -36,6 +39,53 @@ class WorkerConfig:
                 raise InputError("--backend ray needs the `ray` library: pip install 'layer-tying[ray]'") from error
 
 
+@config
+class StudyConfig(WorkerConfig):
+    """Flags of studies: their runs are kept in a folder, and can be divided among calls that know nothing of each other."""
+
+    shard: str | None = setting(
+        "I/N: do only the I-th of N parts of the runs, in a folder common to all [1/N to N/N]; None: all", default=None
+    )
+    out: str | None = setting("folder, new or to resume; None: a new one, named by the time", default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        index, count = self.part
+        if not 0 <= index < count:
+            raise InputError(f"shard = {self.shard!r}: expected I/N with I from 1 to N, as in 2/4")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Number of the part, from 0, and number of parts."""
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", "1/1" if self.shard is None else self.shard, re.ASCII)
+        return (int(found[1]) - 1, int(found[2])) if found else (0, 0)
+
+    @property
+    def suffix(self) -> str:
+        """What the names of a part's own files end with: "-2-of-4", or nothing."""
+        index, count = self.part
+        return f"-{index + 1}-of-{count}" if self.shard else ""
+
+    def own(self, items: Sequence[T]) -> list[T]:
+        """Return the items of this part: every item is in one part, and the parts' sizes differ by at most one.
+
+        Of N items in a row each part has one, and the parts take turns: as many variants as parts would otherwise give
+        each part one variant at all seeds, and the slowest variant to one of them.
+        """
+        index, count = self.part
+        return [item for number, item in enumerate(items) if (number + number // count) % count == index]
+
+    def folder(self, prefix: str) -> Path:
+        """Return the folder; without --out, a new one behind a prefix.
+
+        Raises:
+            InputError: If a part has no --out.
+        """
+        if self.shard and self.out is None:
+            raise InputError("--shard needs --out: the folder that is common to all parts")
+        return Path(self.out or f"{prefix}{time.strftime('%Y%m%d-%H%M%S')}")
+
+
 def run_all(function: Callable[[T], R], items: Sequence[T], config: WorkerConfig) -> Iterator[R]:
     """Yield a function's results, in the order in which they are done.
 
@@ -43,6 +93,9 @@ def run_all(function: Callable[[T], R], items: Sequence[T], config: WorkerConfig
         function: Of a module, so that other processes find it.
         items: Its arguments, one for each call.
         config: How many processes, and where.
+
+    Raises:
+        Failed: At the end, if machines of a cluster died and took items with them.
     """
     over = _over_ray if config.backend == "ray" else _over_processes
     yield from over(function, items, config.jobs)
@@ -86,7 +139,10 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 def _over_ray(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
-    """Yield results as they come, at most `jobs` at a time; joblib's own Ray backend gives them only when all are done."""
+    """Yield results as they come, at most `jobs` at a time; joblib's own Ray backend gives them only when all are done.
+
+    Ray begins a task whose machine died again, up to three times; its run resumes. One that Ray gives up stops no other.
+    """
     import ray
 
     if not ray.is_initialized():
@@ -94,11 +150,22 @@ def _over_ray(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iter
     task: Any = ray.remote(num_cpus=1)(function)
     left = list(items)
     running: list[Any] = []
+    lost = []
     while left or running:
         while left and len(running) < jobs:
             running.append(task.remote(left.pop(0)))
         ended, running = ray.wait(running, num_returns=1)
-        yield from ray.get(ended)
+        try:
+            results = ray.get(ended)
+        except ray.exceptions.RayTaskError:  # the function raised it
+            raise
+        except ray.exceptions.RayError as error:
+            lost.append((str(error).splitlines() or [""])[0])
+        else:
+            yield from results
+    if lost:
+        number = f"{len(lost)} of {len(items)} tasks"
+        raise Failed([f"{number} were lost with their machines, the same command tries them again: {lost[0]}"])
 
 
 class Countdown:

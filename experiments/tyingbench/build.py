@@ -5,7 +5,7 @@
 A table's folder:
 
     plan.json     its settings and the digest of its text; they must be the same when it is resumed
-    rows.csv      a line for every pattern, seed and budget, in the order in which they were done
+    rows*.csv     a line for every pattern, seed and budget, in the order in which they were done; a file for each --shard
     table.csv, table.json    when all is done: the lines in order, and the settings, text and machine behind them
 
 Seeds are the outer loop, so that an unfinished table has fewer seeds, but all patterns.
@@ -15,7 +15,6 @@ import hashlib
 import os
 import shlex
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,7 @@ from experiments.run.console import make_console
 from experiments.run.provenance import differences, made_by
 from experiments.study import workers
 from experiments.study.grid import Variant
-from experiments.study.workers import WorkerConfig
+from experiments.study.workers import StudyConfig
 from tying import schema, tasks
 from tying.config import config, flat, setting, to_dict
 from tying.data import corpora
@@ -46,24 +45,27 @@ _MADE = schema.shape(made_by=schema.shape(packages=dict[str, str | None]))
 
 
 @config
-class BuildFlags(WorkerConfig):
+class BuildFlags(StudyConfig):
     """Train every tying of a small Transformer. Every other flag is one of experiments.train (default: --preset table)."""
 
     layers: int = setting("number of layers L: 15 patterns for 4, 203 for 6, 4140 for 8 [2 to 8]", default=6, ge=2, le=8)
     seeds: int = setting("number of seeds of initial weights and batches, from 0 on [>= 1]", default=5, ge=1)
-    out: str | None = setting("folder, new or to resume; None: a new one under tables/", default=None)
 
 
 def main(words: Sequence[str]) -> TyingBench:
-    """Train the jobs that are not done, write the table and return it."""
+    """Train the jobs that are not done, write the table and return it.
+
+    Raises:
+        Incomplete: If this was a shard, and others have not done theirs.
+    """
     flags, rest = cli.read_own(BuildFlags, words, "experiments.tyingbench build", keep_rest=True)
     settings = training_config(flags.layers, rest)
-    folder = Path(flags.out or f"tables/{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = flags.folder("tables/")
     require_room(folder, "--out")
     facts = text_facts(settings)
-    with _locked(folder):
+    with _locked(folder, flags):
         _write_plan(folder / "plan.json", {"config": to_dict(settings), **facts})
-        rows = _train_all(folder / "rows.csv", settings, flags, make_console())
+        rows = _train_all(folder, settings, flags, make_console())
         rows.sort(key=lambda row: (row.pointers, row.seed, row.budget))
         bench = TyingBench(rows, {
             "format": FORMAT,
@@ -106,10 +108,16 @@ def text_facts(settings: TrainingConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, flags: BuildFlags) -> Iterator[None]:
+    """Keep out all calls that could do the same jobs: those of this shard, and those that are divided otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
+    own, count = folder / f".lock{flags.suffix}", flags.part[1]
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(own, timeout=0):
+            for other in folder.glob(".lock*"):
+                if other != own and not (flags.shard and other.match(f".lock-*-of-{count}")):
+                    with FileLock(other, timeout=0):
+                        pass
             yield
     except Timeout as error:
         raise InputError(f"{folder}: another process is building this table") from error
@@ -133,17 +141,20 @@ def _write_plan(path: Path, plan: dict[str, Any]) -> None:
     write_json(path, {**plan, "made_by": made})
 
 
-def _train_all(path: Path, settings: TrainingConfig, flags: BuildFlags, console: Console) -> list[Row]:
-    """Return all rows; those in the file are kept, new ones are appended.
+def _train_all(folder: Path, settings: TrainingConfig, flags: BuildFlags, console: Console) -> list[Row]:
+    """Return all rows; those in the folder are kept, new ones are appended to this shard's file.
 
     Raises:
         Failed: If jobs failed; the rows of the others are kept.
+        Incomplete: If jobs of other shards are not done.
     """
-    rows, failures = _rows_of_whole_jobs(path), []
-    done = {(row.pointers, row.seed) for row in rows}
+    path, failures = folder / f"rows{flags.suffix}.csv", []
+    known = [row for rows in _whole_jobs(path).values() for row in rows]
+    write_text(path, _HEADER + to_csv(known))  # what was cut short is taken out
     wanted = [(pattern, seed) for seed in range(flags.seeds) for pattern in Pointers.all(flags.layers)]
-    jobs = [(settings, *job) for job in wanted if job not in done]
-    there = f"{len(wanted)} jobs in {path.parent}, {len(wanted) - len(jobs)} of them done"
+    done = _done(folder)
+    jobs = [(settings, *job) for job in flags.own(wanted) if job not in done]
+    there = f"{len(wanted)} jobs in {folder}, {sum(job in done for job in wanted)} of them done"
     console.print(f"{there}; after an interruption, the same command resumes them", soft_wrap=True)
     with path.open("a", encoding="utf-8") as file, workers.Countdown(console, len(jobs), "jobs") as countdown:
         for number, (title, new, failure) in enumerate(workers.run_all(_run, jobs, flags), start=1):
@@ -154,21 +165,29 @@ def _train_all(path: Path, settings: TrainingConfig, flags: BuildFlags, console:
             file.write(to_csv(new))  # in one write, down to the disk
             file.flush()
             os.fsync(file.fileno())
-            rows += new
             failures += [f"{title}: {failure}"] if failure else []
     if failures:
         failures.append(f"no table: {len(failures)} of {len(wanted)} jobs failed; the same command tries them again")
         raise cli.Failed(failures)
-    return [row for row in rows if row.seed < flags.seeds]
+    done = _done(folder)  # other shards have gone on meanwhile
+    missing = sum(job not in done for job in wanted)
+    if missing:
+        others = f"{missing} of {len(wanted)} jobs are other shards'"
+        raise cli.Incomplete([f"no table yet: {others}; the same command without --shard does all"])
+    return [row for job in wanted for row in done[job]]
 
 
-def _rows_of_whole_jobs(path: Path) -> list[Row]:
-    """Return the rows of jobs that have one for every budget; the file, made if need be, keeps these alone."""
-    rows = read_rows(path) if path.is_file() else []
-    counts = Counter((row.pointers, row.seed) for row in rows)
-    rows = [row for row in rows if counts[row.pointers, row.seed] == len(BUDGETS)]
-    write_text(path, _HEADER + to_csv(rows))
-    return rows
+def _done(folder: Path) -> dict[tuple[Pointers, int], list[Row]]:
+    """Return the rows of every job that is done, whichever shard did it."""
+    return {job: rows for path in sorted(folder.glob("rows*.csv")) for job, rows in _whole_jobs(path).items()}
+
+
+def _whole_jobs(path: Path) -> dict[tuple[Pointers, int], list[Row]]:
+    """Return the rows of a file's jobs that have one for every budget."""
+    jobs: dict[tuple[Pointers, int], list[Row]] = {}
+    for row in read_rows(path) if path.is_file() else []:
+        jobs.setdefault((row.pointers, row.seed), []).append(row)
+    return {job: rows for job, rows in jobs.items() if len(rows) == len(BUDGETS)}
 
 
 def _run(job: Job) -> tuple[str, list[Row], str]:

@@ -188,8 +188,10 @@ def _designs(bench: TyingBench) -> dict[str, list[np.ndarray]]:
     patterns = frame(bench)
     one, unique, private = np.ones(len(patterns)), patterns["unique"], patterns["private"]
     levels = [pd.get_dummies(unique), private, private * unique]
+    effective = [pattern.effective_blocks for pattern in bench.patterns]
     return {
         "how many unique": [one, unique],
+        "effective blocks": [one, effective],
         "is layer 0 private": [one, private],
         "both": [one, unique, private],
         "both, every number of unique layers for itself": levels,

@@ -37,6 +37,8 @@ FIXED += [
     "tie_after:50:sandwich",
     "untie_after:50:cycle:2",
     "0 1 1 3 3 5",
+    "1-2-2-3-3-4",
+    "a-b-b-c-c-d",
 ]
 MODES = {
     **{name: ["cursor", "pair"] for name in VALUE_LEARNERS},

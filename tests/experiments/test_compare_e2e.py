@@ -31,6 +31,7 @@ from experiments.study.report import print_table, remarks
 from experiments.study.results import Run, references, run_table, variant_table
 from tests.conftest import PATIENCE_S, ROOT, Finished, words
 from tests.experiments.runs import KINDS, SMALL, call_in, change, contents, data_of, read, weights
+from tying.training.trainer import Iteration, Trainer
 
 pytestmark = pytest.mark.e2e
 
@@ -290,6 +291,65 @@ def test_another_setting_in_the_folder_is_refused(copied: Path, corpus: Path, ca
     assert "independent__s4: made with other settings (model.dropout = 0.0, now 0.1)" in finished.err.splitlines()[0]
     assert "name a new folder with --out" in finished.err.splitlines()[-1]
     assert files(copied) == before
+
+
+# Several calls, on several machines.
+
+
+def exact(folder: Path, *variants: str) -> pd.DataFrame:
+    """Return the rows of runs.csv that are of some variants, without the clock."""
+    table = pd.read_csv(folder / "runs.csv")
+    return table[table["variant"].isin(variants)][EXACT].reset_index(drop=True)
+
+
+def test_shards_of_which_one_is_killed_make_the_table_of_one_call(
+    comparison: Path, corpus: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--agents", "independent", "dqn", *SEEDS, *SMALL, "--data.path", corpus, "--out", "c", *ONE]
+    first = call("compare", *command, "--shard", "1/2")
+    said = "no report yet: 2 of 4 runs are other shards'; the same command without --shard does all"
+    assert (first.status, first.err.splitlines()) == (0, [said])
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"comparison.json", "logs", "runs"}
+    mine = files(tmp_path / "c" / "runs")
+    assert {name.split("/")[0] for name in mine} == {"independent__s4", "dqn__s5"}
+
+    step, steps = Trainer._iterate, iter(range(1_000))
+
+    def killed(trainer: Trainer) -> Iteration:
+        if next(steps) == 13:  # in the middle of its first run
+            raise KeyboardInterrupt
+        return step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_iterate", killed)
+        assert call("compare", *command, "--shard", "2/2").status == 130
+    resumed = next(path for path in (tmp_path / "c" / "runs").iterdir() if path.name not in ("independent__s4", "dqn__s5"))
+    assert (resumed / "checkpoints" / "latest").exists() and not (resumed / "final").exists()
+    begun = (resumed / "command.txt").stat().st_mtime_ns
+    assert call("compare", *command, "--shard", "1/2").err.splitlines() == [said]
+
+    last = call("compare", *command, "--shard", "2/2")
+    assert (last.status, last.err) == (0, "")
+    assert (resumed / "command.txt").stat().st_mtime_ns == begun
+    after = files(tmp_path / "c" / "runs")
+    assert {name: moment for name, moment in after.items() if name.split("/")[0] in ("independent__s4", "dqn__s5")} == mine
+    pd.testing.assert_frame_equal(exact(tmp_path / "c", "independent", "dqn"), exact(comparison, "independent", "dqn"))
+    shards = (tmp_path / "c" / "runs.csv").read_bytes(), (tmp_path / "c" / "table.csv").read_bytes()
+    merged = call("compare", *command)
+    assert (merged.status, merged.err) == (0, "")
+    assert "4 of 4 runs are finished already" in merged.out
+    assert files(tmp_path / "c" / "runs") == after
+    assert ((tmp_path / "c" / "runs.csv").read_bytes(), (tmp_path / "c" / "table.csv").read_bytes()) == shards
+    tables = [pd.read_csv(folder / "table.csv").set_index("variant") for folder in (tmp_path / "c", comparison)]
+    for name in ("seeds", "test_loss", "pairs", "difference", "better_in", "block_params_share"):
+        assert tables[0][name].to_dict() == tables[1].loc[["independent", "dqn"], name].to_dict()
+
+
+def test_a_shard_without_a_folder_is_refused(call: Call, corpus: Path, tmp_path: Path) -> None:
+    refused = call("compare", "--agents", "random", *SMALL, "--data.path", corpus, "--shard", "1/2")
+    assert refused.status == 2
+    assert refused.err.splitlines() == ["error: --shard needs --out: the folder that is common to all parts"]
+    assert not list(tmp_path.iterdir())
 
 
 # Failures.

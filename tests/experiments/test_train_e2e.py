@@ -18,6 +18,7 @@ from tests.tying.rows import write_labelled
 from tying import tasks
 from tying.config import override
 from tying.errors import InputError
+from tying.pointers import Pointers
 from tying.training import checkpoint
 from tying.training.trainer import Trainer
 
@@ -42,6 +43,7 @@ SUMMARY = {
     "pointers": list,
     "num_layers": int,
     "num_unique_layers": int,
+    "effective_blocks": float,
     "trainable_params": int,
     "trainable_block_params": int,
     "independent_params": int,
@@ -177,6 +179,7 @@ def test_counts_are_those_of_the_stored_weights(runs: dict[str, Path], name: str
     layers = {int(key.split(".")[1]) for key in of_blocks}
     assert layers == set(summary["pointers"])
     assert summary["num_unique_layers"] == len(layers)
+    assert summary["effective_blocks"] == Pointers(summary["pointers"]).effective_blocks
     assert summary["trainable_params"] == sum(value.numel() for value in stored.values())
     assert summary["trainable_block_params"] == sum(value.numel() for value in of_blocks.values())
 

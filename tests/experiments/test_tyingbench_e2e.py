@@ -317,6 +317,61 @@ def test_a_damaged_record_is_refused(copied: Path, build_again: Run) -> None:
     assert files(copied) == before
 
 
+def test_shards_of_which_one_is_killed_make_the_table_of_one_call(
+    built: Path, build_again: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build_again("--shard", "1/2")
+    said = "no table yet: 5 of 10 jobs are other shards'; the same command without --shard does all"
+    assert (first.status, error_lines(first)) == (0, [said])
+    assert {path.name for path in (tmp_path / "t").iterdir()} == {".lock-1-of-2", "plan.json", "rows-1-of-2.csv"}
+
+    train, calls = build.train, iter(range(100))
+
+    def killed(*arguments: Any) -> Any:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "train", killed)
+        assert build_again("--shard", "2/2").status == 130
+    own = tmp_path / "t" / "rows-2-of-2.csv"
+    own.write_bytes(own.read_bytes()[:-10])  # it died in the middle of a line
+    last = build_again("--shard", "2/2")
+    assert (last.status, last.err) == (0, "")
+    assert lines_of(tmp_path / "t" / "table.csv") == lines_of(built / "table.csv")
+    done = [{(line["pointers"], line["seed"]) for line in lines_of(tmp_path / "t" / f"rows-{i}-of-2.csv")} for i in (1, 2)]
+    assert len(done[0]) == len(done[1]) == 5 and not done[0] & done[1]
+
+    table = (tmp_path / "t" / "table.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "train", None)
+        assert build_again().status == 0
+    assert (tmp_path / "t" / "table.csv").read_bytes() == table
+
+
+def test_one_call_does_the_jobs_that_shards_left(built: Path, build_again: Run, tmp_path: Path) -> None:
+    assert build_again("--shard", "3/4").status == 0
+    kept = tmp_path / "t" / "rows-3-of-4.csv"
+    kept.write_bytes(kept.read_bytes()[:-10])
+    assert build_again().status == 0
+    assert lines_of(tmp_path / "t" / "table.csv") == lines_of(built / "table.csv")
+    assert build_again("--seeds", "1", "--shard", "1/2").status == 0  # nothing is left to do
+    assert {line["seed"] for line in lines_of(tmp_path / "t" / "table.csv")} == {"0"}
+
+
+def test_calls_that_could_do_the_same_jobs_are_refused(copied: Path, build_again: Run) -> None:
+    with FileLock(copied / ".lock-1-of-2"):
+        for shard in ([], ["--shard", "1/2"], ["--shard", "1/3"]):
+            refused = build_again(*shard)
+            assert refused.status == 2
+            assert error_lines(refused) == ["error: t: another process is building this table"]
+        assert build_again("--shard", "2/2").status == 0
+    with FileLock(copied / ".lock"):
+        assert build_again("--shard", "1/2").status == 2
+    assert build_again().status == 0
+
+
 def test_a_second_process_is_refused(copied: Path, build_again: Run) -> None:
     before = files(copied)
     with FileLock(copied / ".lock"):

@@ -1,5 +1,6 @@
 """Pointers: every property is checked over all partitions, or over random chains of moves."""
 
+import itertools
 import pickle
 
 import pytest
@@ -26,6 +27,18 @@ def test_groups_and_roots_say_the_same_as_the_pointers() -> None:
         assert sorted(layer for group in pointers.groups for layer in group) == list(range(6))
         assert all(pointers[layer] == group[0] for group in pointers.groups for layer in group)
         assert all({layer, *pointers.others(layer)} == set(group) for group in pointers.groups for layer in group)
+
+
+def test_effective_blocks_are_a_power_law_of_the_groups() -> None:
+    """6 tied layers are 2.28 blocks; tying one more layer never adds any."""
+    assert Pointers((0,) * 6).effective_blocks == pytest.approx(2.28, abs=0.005)
+    assert Pointers((0, 1, 1, 1, 4)).effective_blocks == pytest.approx(2 + 3**0.46)
+    assert Pointers.independent(6).effective_blocks == 6
+    for pointers in Pointers.all(6):
+        assert pointers.num_unique <= pointers.effective_blocks <= 6
+        for one, other in itertools.combinations(pointers.roots, 2):
+            joined = Pointers.from_labels(one if root == other else root for root in pointers)
+            assert joined.effective_blocks < pointers.effective_blocks
 
 
 def test_printing_and_parsing_are_inverse() -> None:
@@ -72,6 +85,16 @@ def test_moves_reach_every_partition_from_every_other() -> None:
     assert len(seen) == BELL_NUMBERS[5]
 
 
+@given(st.lists(st.sampled_from([*range(12), *"abAB"]), min_size=2, max_size=12))
+def test_labels_between_dashes_share_exactly_when_equal(labels: list[int | str]) -> None:
+    assert Pointers.parse("-".join(map(str, labels))) == Pointers.from_labels(labels)
+
+
+def test_labels_are_those_of_the_literature() -> None:
+    assert Pointers.parse("1-1-2-2-3-3") == (0, 0, 2, 2, 4, 4)
+    assert Pointers.parse(" A-B-B-A ") == (0, 1, 1, 0)
+
+
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=12))
 def test_labels_share_exactly_when_equal(labels: list[int]) -> None:
     pointers = Pointers.from_labels(labels)
@@ -93,6 +116,12 @@ def test_invalid_pointers_are_refused(values: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("text", ["", "a b", "0 1.5", "0 2", "-1"])
 def test_invalid_text_is_refused(text: str) -> None:
     with pytest.raises(InputError):
+        Pointers.parse(text)
+
+
+@pytest.mark.parametrize("text", ["1-", "1--1", "ab-a", "1-_", "1.5-1", "0 0-1", "1234567-1", "abba"])
+def test_text_that_is_neither_pointers_nor_labels_is_told_both_forms(text: str) -> None:
+    with pytest.raises(InputError, match="expected one per layer: pointers as in '0 1 1 3', labels as in '1-2-2-3'"):
         Pointers.parse(text)
 
 

@@ -17,6 +17,7 @@ EXAMPLES = {
     ("cycle:4", 9): "ABCDABCDA",
     ("cycle_rev:3", 6): "ABCCBA",
     ("cycle_rev:6", 18): "ABCDEFABCDEFFEDCBA",
+    ("cycle_rev:4", 6): "ABCDDC",
     ("sandwich", 6): "ABBBBC",
     ("sandwich", 2): "AB",
     ("sandwich", 1): "A",
@@ -26,6 +27,8 @@ EXAMPLES = {
     ("immediate_repeat:3", 6): "AAABBB",
     ("front_loaded:4,2,1,1", 8): "AAAABBCD",
     ("0 1 1 3", 4): "ABBC",
+    ("1-2-2-3", 4): "ABBC",
+    ("a-b-b-c", 4): "ABBC",
 }
 
 
@@ -34,11 +37,39 @@ def test_examples_of_the_literature(text: str, num_layers: int, letters: str) ->
     assert strategies.make(text, num_layers=num_layers) == Pointers.from_labels(letters)
 
 
-@pytest.mark.parametrize("name", ["sequence", "cycle"])
+@pytest.mark.parametrize("name", ["sequence", "cycle", "cycle_rev"])
 def test_as_many_unique_layers_as_asked(name: str) -> None:
     for num_layers in range(1, 13):
         for unique in range(1, num_layers + 1):
             assert strategies.make(f"{name}:{unique}", num_layers).num_unique == unique
+
+
+def test_cycle_rev_is_the_published_loop() -> None:
+    """The first M layers are new; whole passes follow from the first one; the rest descends from the last one."""
+    for num_layers in range(1, 13):
+        for unique in range(1, num_layers + 1):
+            labels = list(range(unique))
+            for number in range(num_layers - 2 * unique):
+                labels.append(number % unique)
+            for number in range(num_layers - len(labels)):
+                labels.append(labels[:unique][-(number % unique + 1)])
+            assert strategies.make(f"cycle_rev:{unique}", num_layers) == Pointers.from_labels(labels)
+
+
+def test_sequence_is_alberts_groups() -> None:
+    """Both of ALBERT's codes compute floor(i G / L) in floats: equal, or one too low at the first layer of a group."""
+    shapes = [(num_layers, groups) for num_layers in range(1, 65) for groups in range(1, num_layers + 1)]
+    wrong: dict[str, set[tuple[int, int]]] = {"google": set(), "transformers": set()}
+    for num_layers, groups in shapes:
+        ours = Pointers.from_labels(layer * groups // num_layers for layer in range(num_layers))
+        assert strategies.make(f"sequence:{groups}", num_layers) == ours
+        for layer in range(num_layers):
+            exact, rest = divmod(layer * groups, num_layers)
+            theirs = {"google": int(layer / num_layers * groups), "transformers": int(layer / (num_layers / groups))}
+            for name, group in theirs.items():
+                assert group == exact or (group == exact - 1 and rest == 0)
+                wrong[name] |= {(num_layers, groups)} if group != exact else set()
+    assert (len(shapes), len(wrong["google"]), len(wrong["transformers"])) == (2080, 18, 39)
 
 
 def test_middle_cycle_has_as_many_unique_layers_as_asked() -> None:
@@ -48,8 +79,9 @@ def test_middle_cycle_has_as_many_unique_layers_as_asked() -> None:
 
 
 MISFITS = """
-sequence | sequence:0 | sequence:7 | sequence:x | sequence:2,3 | cycle:0 | cycle_rev:4 | middle_cycle:2 | front_loaded:1,5
-front_loaded:4,3 | front_loaded | immediate_repeat:0 | all_tied:2 | 0 1 1 | 0 2 1 1 1 1
+sequence | sequence:0 | sequence:7 | sequence:x | sequence:2,3 | cycle:0 | cycle_rev:0 | cycle_rev:7 | middle_cycle:2
+front_loaded:1,5
+front_loaded:4,3 | front_loaded | immediate_repeat:0 | all_tied:2 | 0 1 1 | 1-2-2 | a-b-b | 0 2 1 1 1 1
 """
 
 
@@ -65,7 +97,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 
 def test_every_name_has_an_example() -> None:
-    assert {text.partition(":")[0] for text, _ in EXAMPLES} - {"0 1 1 3"} == set(strategies.names())
+    assert {text.partition(":")[0] for text, _ in EXAMPLES} - {"0 1 1 3", "1-2-2-3", "a-b-b-c"} == set(strategies.names())
     assert set("".join(EXAMPLES.values())) <= set(string.ascii_uppercase)
 
 

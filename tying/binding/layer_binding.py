@@ -4,8 +4,8 @@ Tied layers hold the *same Parameter objects*: `parameters()` counts each once a
 positions by itself. Each layer keeps its own module, so its index, its dropout, its buffers and its caches stay right.
 
 The rule of `rebind`: each root keeps the weights it was using; when two roots were using the same weights, the first
-keeps them and the later gets a copy (parameters and optimizer moments). Every other layer uses its root's weights.
-Weights that nobody uses any more are freed, with their gradients and optimizer state.
+keeps them and the later gets a copy (parameters and, unless told otherwise, optimizer moments). Every other layer uses its
+root's weights. Weights that nobody uses any more are freed, with their gradients and optimizer state.
 
 The weights of a root stand in the param group of the root's layer, in the model's order, and train (requires_grad) if the
 root's layer does. Where somebody else changes requires_grad of weights in use, that holds for all layers that use them.
@@ -30,6 +30,7 @@ from tying.pointers import Pointers
 __all__ = ["GRADIENTS", "LayerBinding", "bindings_of", "unroll"]
 
 GRADIENTS = ("sum", "mean", "root_only")
+UNTIE_MOMENTS = ("copy", "zero")
 
 
 class _Plan(NamedTuple):
@@ -51,7 +52,7 @@ class LayerBinding:
     Attributes:
         blocks: The layers, layer 0 first.
         shared_names: The parameters that follow the pointers, as `block.named_parameters()` names them.
-        share: As given, like `gradient`, `norms` and `model`.
+        share: As given, like `gradient`, `norms`, `untie_moments` and `model`.
         slots: Where the parameters stand.
         guards_loading: Whether load_state_dict refuses values that differ between tied layers.
 
@@ -65,6 +66,8 @@ class LayerBinding:
             or "root_only" (only the root's own position gives weight gradients; the weight-gradient products of the
             others are skipped). The last two stay in force until `close`.
         norms: "shared" or "private": whether norms follow the pointers when `share` names them.
+        untie_moments: Optimizer state of a copy: "copy" (its source's) or "zero" (none, as of a new parameter: moments and
+            step count begin at zero).
         model: The whole model. With it, weights that are used outside the blocks too are refused, and so is a state of
             other pointers, before any of it is loaded.
 
@@ -84,14 +87,18 @@ class LayerBinding:
         gradient: str = "sum",
         norms: str = "shared",
         *,
+        untie_moments: str = "copy",
         model: nn.Module | None = None,
     ) -> None:
         self.blocks: Sequence[nn.Module] = list(blocks)
         self.share, self.gradient, self.norms, self.model = share, gradient, norms, model
+        self.untie_moments = untie_moments
         if not self.blocks:
             raise InputError("no blocks to bind: a model has at least one layer")
         if gradient not in GRADIENTS:
             raise InputError(f"gradient {gradient!r}: allowed are {', '.join(GRADIENTS)}")
+        if untie_moments not in UNTIE_MOMENTS:
+            raise InputError(f"untie_moments {untie_moments!r}: allowed are {', '.join(UNTIE_MOMENTS)}")
         scans = [Scan(block) for block in self.blocks]
         refuse_wrappers({kind for scan in scans for kind in scan.classes}, "a block")
         self.shared_names = common_names(self.blocks, [tuple(scan.parameters) for scan in scans], share, norms)
@@ -306,7 +313,7 @@ class LayerBinding:
         with torch.inference_mode(False), torch.no_grad():
             for root, source in plan.copied:
                 plan.weights[root] = copied(source, self._trains[root])
-                for groups in self._optimizers.all:
+                for groups in self._optimizers.all if self.untie_moments == "copy" else ():
                     found = groups.copied_state(root, source, plan.weights[root])
                     states += [(groups.optimizer, duplicate, state) for duplicate, state in found]
         return states

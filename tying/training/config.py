@@ -66,3 +66,6 @@ class BindingConfig:
     gradient: Literal["sum", "mean", "root_only"] = setting(
         "sum over tied positions, its mean, or the root's own position alone (faster, not the true gradient)", default="sum"
     )
+    untie_moments: Literal["copy", "zero"] = setting(
+        "optimizer moments of a copy, made when a root leaves weights in use: its source's, or zero", default="copy"
+    )

@@ -101,7 +101,9 @@ class Trainer:
         if config.chunked_loss:
             task.chunk_loss(self.model)
         blocks = task.blocks(self.model)
-        self.binding = LayerBinding(blocks, None, binding.share, binding.gradient, binding.norms)
+        self.binding = LayerBinding(
+            blocks, None, binding.share, binding.gradient, binding.norms, untie_moments=binding.untie_moments
+        )
         self.independent_params = num_params(self.model)
         self._list = ParameterList(self.model)
         self._parameters = self._list.now()

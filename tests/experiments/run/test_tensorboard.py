@@ -32,6 +32,7 @@ EVERY_DECISION = {
     "lm/reward_loss",
     "lm/reward_ppl",
     "tying/num_unique_layers",
+    "tying/effective_blocks",
     "tying/trainable_params",
     "tying/compression_ratio",
     "reward/total",
@@ -104,6 +105,8 @@ def test_figures_are_those_of_the_decisions(events: EventAccumulator, lines: lis
     for name in lines[0]["reward_terms"]:
         assert values(events, f"reward/{name}") == pytest.approx([line["reward_terms"][name] for line in lines])
     assert values(events, "reward/param_weight") == pytest.approx([line["param_weight"] for line in lines])
+    effective = [Pointers(line["pointers"]).effective_blocks for line in lines]
+    assert values(events, "tying/effective_blocks") == pytest.approx(effective)
     for layer in range(NUM_LAYERS):
         tag = f"tying/pointer/layer_{layer:02d}"
         assert values(events, tag) == [line["pointers"][layer] for line in lines]

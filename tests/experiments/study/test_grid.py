@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from experiments.run.cli import Failed, Incomplete
 from experiments.run.command_line import parse
 from experiments.study import grid
-from experiments.study.workers import WorkerConfig
+from experiments.study.workers import StudyConfig
 from tests.experiments.runs import write_summary
 from tying.errors import InputError
 from tying.files import write_json
@@ -233,7 +234,7 @@ def test_every_run_that_is_not_finished_is_trained_and_told(tmp_path: Path, monk
     specs = grid.plan(tmp_path, [variant("random"), variant("independent")], [0, 1, 2])
     write_summary(specs[3].directory.path)
     screen = StringIO()
-    failures = grid.run_all(specs, WorkerConfig(jobs=1), Console(file=screen, width=100))
+    failures = grid.run_all(specs, StudyConfig(jobs=1), Console(file=screen, width=100))
     unfinished = [spec for spec in specs if spec is not specs[3]]
     assert sorted(done) == sorted(str(spec.directory.path) for spec in unfinished)
     assert sorted(failures) == sorted(f"{spec.title}: no time" for spec in unfinished)
@@ -243,16 +244,59 @@ def test_every_run_that_is_not_finished_is_trained_and_told(tmp_path: Path, monk
     assert lines[0].startswith("1/5, ") and lines[0].endswith("random, seed 0: FAILED: no time")
 
 
+def test_every_shard_trains_its_own_runs_and_the_last_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def finish(plain: Any) -> grid.Result:
+        done.append(plain[1])
+        write_summary(Path(plain[1]))
+        return grid.Result(plain[1], 1.0, None)
+
+    monkeypatch.setattr(grid, "_run", finish)
+    specs = grid.plan(tmp_path, [variant("random"), variant("independent")], [0, 1, 2])
+    console = Console(file=StringIO())
+    with pytest.raises(Incomplete, match=r"^no report yet: 3 of 6 runs are other shards'; the same command"):
+        grid.run_all(specs, StudyConfig(jobs=1, shard="2/2", out="unused"), console)
+    first = list(done)
+    assert {spec.label for spec in specs if str(spec.directory.path) in first} == {"random", "independent"}
+    assert grid.run_all(specs, StudyConfig(jobs=1, shard="1/2", out="unused"), console) == []
+    assert len(first) == 3 and sorted(done) == sorted(str(spec.directory.path) for spec in specs)
+
+
+def test_a_shard_tells_failures_while_others_are_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "_run", lambda plain: grid.Result(plain[1], 1.0, "no time"))
+    specs = grid.plan(tmp_path, [variant("random"), variant("independent")], [0])
+    with pytest.raises(Failed) as caught:
+        grid.run_all(specs, StudyConfig(jobs=1, shard="1/2", out="unused"), Console(file=StringIO()))
+    assert caught.value.status == 1
+    failure, rest = caught.value.lines
+    assert failure == "random, seed 0: no time"
+    assert rest.startswith("no report yet: 1 of 2 runs are other shards'")
+
+
+def test_runs_that_a_cluster_loses_are_failures_and_the_others_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(function: Any, items: Sequence[Any], config: StudyConfig) -> Iterator[grid.Result]:
+        write_summary(Path(items[0][1]))
+        yield grid.Result(items[0][1], 1.0, None)
+        raise Failed(["1 of 2 tasks were lost"])
+
+    monkeypatch.setattr(grid.workers, "run_all", lose)
+    specs = grid.plan(tmp_path, [variant("random"), variant("independent")], [0])
+    assert grid.run_all(specs, StudyConfig(jobs=1), Console(file=StringIO())) == ["1 of 2 tasks were lost"]
+
+
 @pytest.mark.parametrize("name", ["tokenizer", "pretrained", "init_from"])
 def test_inputs_of_one_name_must_be_the_same(tmp_path: Path, name: str) -> None:
     specs = grid.plan(tmp_path, [variant("random"), variant("independent")], [0])
     for number, spec in enumerate(specs):
         write_summary(spec.directory.path, **{name: str(number), f"{name}_sha256": str(number)})
-    assert grid.run_all(specs, WorkerConfig(jobs=1), Console(file=StringIO())) == []
+    assert grid.run_all(specs, StudyConfig(jobs=1), Console(file=StringIO())) == []
     for number, spec in enumerate(specs):
         write_summary(spec.directory.path, **{name: "one", f"{name}_sha256": str(number)})
     with pytest.raises(InputError, match=f"{specs[1].directory.path}: trained with another {name} than random, seed 0"):
-        grid.run_all(specs, WorkerConfig(jobs=1), Console(file=StringIO()))
+        grid.run_all(specs, StudyConfig(jobs=1), Console(file=StringIO()))
 
 
 def test_runs_of_one_corpus_must_be_of_one_text(tmp_path: Path) -> None:
@@ -261,10 +305,10 @@ def test_runs_of_one_corpus_must_be_of_one_text(tmp_path: Path) -> None:
     for spec in specs:
         write_summary(spec.directory.path, corpus_sha256=texts[spec.directory.path])
     with pytest.raises(InputError) as caught:
-        grid.run_all(specs, WorkerConfig(jobs=1), Console(file=StringIO()))
+        grid.run_all(specs, StudyConfig(jobs=1), Console(file=StringIO()))
     (line,) = caught.value.lines
     assert line.startswith(f"{specs[2].directory.path}: trained with another corpus than random, seed 0")
     for spec in specs:
         summary = spec.directory.read_summary()
         write_json(spec.directory.final / "summary.json", {**summary, "corpus_sha256": spec.label[0]})
-    assert grid.run_all(specs, WorkerConfig(jobs=1), Console(file=StringIO())) == []  # other data settings, other texts
+    assert grid.run_all(specs, StudyConfig(jobs=1), Console(file=StringIO())) == []  # other data settings, other texts

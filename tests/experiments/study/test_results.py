@@ -61,6 +61,7 @@ def make_table(**test_losses: dict[int, float]) -> pd.DataFrame:
             "equal_time_reward_loss": 2 * loss,
             "num_layers": 3,
             "num_unique_layers": 2,
+            "effective_blocks": 2.375,
             "trainable_params": 100 + seed,
             "block_params_share": 0.5,
             "mean_block_params_share": 0.75,
@@ -201,6 +202,7 @@ def test_seconds_are_those_of_the_clock() -> None:
 def test_mean_share_is_weighted_by_the_length_of_windows() -> None:
     run = make_run("a", 0, iteration=[2, 4, 5, 15], param_share=[1.0, 0.5, 0.25, 0.1])
     row = run_table([run], "wall_s", "a").to_dict("records")[0]
+    assert row["effective_blocks"] == pytest.approx(1 + 2**0.46)
     assert row["mean_block_params_share"] == pytest.approx((2 * 1.0 + 2 * 0.5 + 1 * 0.25 + 10 * 0.1) / 15)
     assert row["block_params_share"] == pytest.approx(2 / 3)
     assert (row["pattern"], row["decision_share"]) == ("0 1 1", 0.2)

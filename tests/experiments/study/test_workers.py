@@ -1,12 +1,15 @@
 """Workers: every job once, in processes or on a cluster, and a countdown that counts."""
 
+import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,13 +17,21 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 
+from experiments.run.cli import Failed
 from experiments.study import workers
-from experiments.study.workers import WorkerConfig
+from experiments.study.workers import StudyConfig, WorkerConfig
 from tying.errors import InputError
 
 
 class Ray(types.ModuleType):
     """As much of Ray as is used: tasks run when they are waited for, the last begun first."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            pass
 
     def __init__(self) -> None:
         super().__init__("ray")
@@ -161,6 +172,53 @@ def test_ray_does_a_few_at_a_time_and_yields_each_as_it_ends(ray: Ray) -> None:
     assert done == [1]
     assert sorted(results) == [0, 2, 3, 4, 5]
     assert ray.most == 2
+
+
+def test_a_task_that_ray_gives_up_stops_no_other_and_is_told_in_the_end(ray: Ray) -> None:
+    def work(item: int) -> int:
+        if item == 3:
+            raise ray.exceptions.RayError("The node\nhas died")
+        return item
+
+    results = workers.run_all(work, range(6), WorkerConfig(jobs=2, backend="ray"))
+    assert sorted(itertools.islice(results, 5)) == [0, 1, 2, 4, 5]
+    with pytest.raises(Failed) as caught:
+        next(results)
+    (line,) = caught.value.lines
+    assert line == "1 of 6 tasks were lost with their machines, the same command tries them again: The node"
+
+
+def test_what_a_task_raises_is_no_lost_machine(ray: Ray) -> None:
+    def work(item: int) -> int:
+        raise ray.exceptions.RayTaskError("of the function")
+
+    with pytest.raises(ray.exceptions.RayTaskError):
+        list(workers.run_all(work, [1, 2], WorkerConfig(jobs=1, backend="ray")))
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_every_item_is_in_one_shard_and_shards_are_of_one_size(count: int) -> None:
+    shards = [StudyConfig(shard=f"{index}/{count}", out="unused") for index in range(1, count + 1)]
+    for number in range(13):
+        parts = [shard.own(range(number)) for shard in shards]
+        assert sorted(item for part in parts for item in part) == list(range(number))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    by_variant = [{item % count for item in shard.own(range(count * count))} for shard in shards]
+    assert by_variant == [set(range(count))] * count  # with as many variants as shards, each has every variant
+    assert StudyConfig().own(range(5)) == list(range(5))
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "", "a/2", "1/0", "-1/2", "1/2/3", " 1/2", "1.0/2", "٢/٣"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected I/N with I from 1 to N, as in 2/4"):
+        StudyConfig(shard=text, out="unused")
+
+
+def test_a_shard_needs_the_common_folder() -> None:
+    with pytest.raises(InputError, match="--shard needs --out"):
+        StudyConfig(shard="1/2").folder("tables/")
+    assert StudyConfig(shard="1/2", out="here").folder("tables/") == Path("here")
+    assert re.fullmatch(r"tables/\d{8}-\d{6}", StudyConfig().folder("tables/").as_posix())
 
 
 def test_a_ray_that_runs_already_is_taken(ray: Ray) -> None:

@@ -332,6 +332,45 @@ def test_copies_have_the_attributes_that_people_put_on_parameters() -> None:
         assert parameter.no_weight_decay == (parameter.dim() < 2)  # type: ignore[attr-defined]
 
 
+def untied(untie_moments: str) -> tuple[Any, torch.optim.AdamW]:
+    """Return a model and its optimizer that trained as 0 0 2 2, right after layer 1 got weights of its own."""
+    model = tiny_gpt(4)
+    optimizer = adamw(model)
+    binding = LayerBinding(model.h, optimizer, untie_moments=untie_moments)
+    binding.rebind("0 0 2 2")
+    for seed in range(3):
+        step(model, optimizer, seed)
+    binding.rebind("0 1 2 2")
+    return model, optimizer
+
+
+def test_copies_start_with_moments_equal_to_their_sources_or_with_none() -> None:
+    for untie_moments in ("copy", "zero"):
+        model, optimizer = untied(untie_moments)
+        for source, copied in zip(model.h[0].parameters(), model.h[1].parameters(), strict=True):
+            assert torch.equal(source, copied)
+            assert optimizer.state[source]["step"] == 3
+            assert (copied in optimizer.state) == (untie_moments == "copy")
+            for key in optimizer.state[source] if untie_moments == "copy" else ():
+                assert torch.equal(optimizer.state[copied][key], optimizer.state[source][key])
+
+
+def test_with_zero_moments_the_copy_alone_steps_as_a_new_parameter_does() -> None:
+    """Everything else steps, bit by bit, as with copied moments; the copy as in an optimizer that has just been made."""
+    (model, optimizer), (twin, other), (third, _) = untied("zero"), untied("copy"), untied("copy")
+    assert step(model, optimizer, 3) == step(twin, other, 3) == step(third, adamw(third), 3)
+    found, copying, new = (dict(made.named_parameters()) for made in (model, twin, third))
+    for name in found:
+        expected = new if name.startswith("h.1.") else copying
+        assert torch.equal(found[name], expected[name]), name
+        assert not torch.equal(new[name], copying[name])
+
+
+def test_an_unknown_kind_of_moments_is_refused() -> None:
+    with pytest.raises(InputError, match="untie_moments 'none': allowed are copy, zero"):
+        LayerBinding(tiny_gpt(2).h, untie_moments="none")
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_copies_made_where_no_gradients_are_formed_can_train(mode: Any) -> None:
     model = tiny_gpt(3)

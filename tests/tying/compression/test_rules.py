@@ -35,7 +35,7 @@ def test_the_rules_of_three_sets_of_six_layers() -> None:
 
 def test_pairs_stand_at_either_end_and_in_the_middle() -> None:
     tyings = {name: str(sources) for name, sources in rules.tyings(6, 5).items()}
-    assert {tyings[name] for name in ("block@1", "block@2", "block@3", "last_block")} == {
+    assert {tyings[name] for name in ("block@1", "block@2", "block@3", "cycle_rev:5")} == {
         "0 1 1 3 4 5",
         "0 1 2 2 4 5",
         "0 1 2 3 3 5",
