@@ -90,7 +90,7 @@ def test_bench_shows_and_writes_every_figure(
 ) -> None:
     def measure() -> Iterator[Figure]:
         yield Figure("speed", 1234.5, "{:,.0f}", ">= 2,000", False)
-        yield Figure("size", 7, "{:.0f}")
+        yield Figure("size", 7, "{:.0f}", spread=(6, 9))
 
     monkeypatch.setattr(speed, "sections", lambda *counts: {str(counts): measure})
     words = ["--repeats", "4", "--iterations", "3", "--job-iterations", "70", "--out", str(tmp_path / "b.json")]
@@ -99,7 +99,8 @@ def test_bench_shows_and_writes_every_figure(
     assert "(4, 3, 70): speed" in out and "1,234" in out and ">= 2,000  MISSED" in out
     written = json.loads((tmp_path / "b.json").read_text())
     assert written["figures"] == {"(4, 3, 70): speed": 1234.5, "(4, 3, 70): size": 7}
-    assert written.keys() == {"machine", "date", "figures"}
+    assert written["ranges"] == {"(4, 3, 70): size": [6, 9]}
+    assert written.keys() == {"machine", "date", "figures", "ranges"}
 
 
 @pytest.mark.parametrize(
