@@ -387,7 +387,7 @@ def test_blocks_of_which_one_is_tied_inside_are_refused() -> None:
     [
         ("0 1 2 3 4", "are for 5 layers"),
         ("0 0 1 3", "owns no weights"),
-        ("a b c d", "expected one number"),
+        ("a b c d", "expected one per layer"),
         ("", "pointers"),
     ],
 )
