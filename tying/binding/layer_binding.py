@@ -356,6 +356,11 @@ class LayerBinding:
 
     def _owned(self) -> Owned:
         """Return what every layer owns, for the optimizers: the weights of roots, the deltas of the others."""
+        if not self.deltas.names:
+            return [
+                own if layer == root else []
+                for layer, (root, own) in enumerate(zip(self._pointers, self._weights, strict=True))
+            ]
         no_weights: list[None] = [None] * len(self.shared_names)
         no_deltas: list[None] = [None] * len(self.deltas.names)
         return [

@@ -93,6 +93,7 @@ class ParamGroups:
         self.whole: frozenset[int] = frozenset()
         self._names = names
         self._beside = beside
+        self._all_or_nothing = all(index == other for index, other in enumerate(beside))  # without deltas
         self._groups: list[_Group] | None = None
 
     def is_as_left(self) -> bool:
@@ -177,7 +178,8 @@ class ParamGroups:
                 if pick is None:
                     held += parameters
                 elif owned[layer]:
-                    held += [parameter for parameter in pick(owned[layer]) if parameter is not None]
+                    own = pick(owned[layer])
+                    held += own if self._all_or_nothing else [parameter for parameter in own if parameter is not None]
             group.left = held
             group.params[:] = held
             if "param_names" in given:
