@@ -57,15 +57,21 @@ class Deltas:
 class DeltaLinear(nn.Linear):
     """A linear layer that adds a low-rank delta where it has one: y = W x + b + B A x.
 
-    B A is never formed: activations of the size of the rank are kept for the backward pass, no second weight.
+    B A is not formed: activations of the size of the rank are kept for the backward pass, no second weight.
     """
 
     delta_a: nn.Parameter | None
     delta_b: nn.Parameter | None
 
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """W + B A, for code that computes with the weight itself; W, the parameter, where there is no delta."""
+        weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
+        return weight if self.delta_a is None or self.delta_b is None else weight + self.delta_b @ self.delta_a
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        y = super().forward(x)
+        y = F.linear(x, self._parameters["weight"], self.bias)  # type: ignore[arg-type]
         if self.delta_a is None or self.delta_b is None:
             return y
         return y + F.linear(F.linear(x, self.delta_a), self.delta_b)
@@ -103,8 +109,6 @@ class LayerDeltas:
                 raise InputError("the blocks have deltas of a binding before: bind those of tying.hf.untied(model)")
         if deltas.rank and not linears:
             raise InputError(f"deltas of rank {deltas.rank}: none of {', '.join(shared)} is the weight of an nn.Linear")
-        if deltas.rank and any(isinstance(m, nn.TransformerEncoderLayer) for block in blocks for m in block.modules()):
-            raise InputError("deltas: nn.TransformerEncoderLayer evaluates past its linear layers, which hold them")
         self._deltas = deltas
         self._linears = linears if deltas.rank else {}
         self.names = [_join(path, key) for path in self._linears for key in KEYS]
@@ -215,8 +219,7 @@ def merge(model: nn.Module) -> None:
     """Make every DeltaLinear of an untied model an ordinary nn.Linear of the weight W + B A, in place."""
     for module in model.modules():
         if isinstance(module, DeltaLinear):
-            if module.delta_a is not None and module.delta_b is not None:
-                module.weight.add_(module.delta_b @ module.delta_a)
+            module._parameters["weight"].copy_(module.weight)  # type: ignore[union-attr]
             for key in KEYS:
                 del module._parameters[key]
             module.__class__ = nn.Linear  # type: ignore[assignment]

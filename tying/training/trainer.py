@@ -172,6 +172,8 @@ class Trainer:
             set_rates(self.optimizer, self.pointers, self.optim.tied_rate)
         # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
         self._parameters = self._list.now()
+        if self.binding.deltas.names:
+            self.ranks.agree(self._parameters)
         if (num_unique - self.pointers.num_unique) * self._layer_bytes >= _MUCH and self.device.type == "cpu":
             give_back_freed_memory()
 

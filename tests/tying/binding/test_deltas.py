@@ -330,6 +330,44 @@ def test_a_model_of_another_library() -> None:
     torch.testing.assert_close(family.loss(model).detach(), before, rtol=0, atol=1e-12)
 
 
+def test_a_cache_of_keys_and_values_sees_the_deltas() -> None:
+    model, optimizer, binding = bound()
+    binding.rebind("0 1 1 1 0")
+    step(model, optimizer)
+    tokens, cache = batch()[0], model.make_cache()
+    parts = [model(part, cache) for part in tokens.split((3, 1, 4), dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens), rtol=0, atol=1e-12)
+
+
+def test_layers_that_read_each_other_have_their_deltas_with_gradients() -> None:
+    model = tiny_gpt(4, kv_sharing="0 0 2 2")
+    LayerBinding(model.h, deltas=Deltas(2)).rebind("0 0 2 2")
+    plain = tying.hf.untied(model)
+    for made in (model, plain):
+        made.loss(*batch()).backward()
+    torch.testing.assert_close(loss(model), loss(plain), rtol=0, atol=1e-12)
+    deltas = [name for name, _ in model.named_parameters() if name.endswith("delta_b")]
+    assert {name.partition("attn.")[2] for name in deltas} > {"proj.delta_b"}
+    for name in deltas:
+        own = model.get_submodule(name.rpartition(".")[0])
+        found = plain.get_parameter(name.replace("delta_b", "weight")).grad
+        torch.testing.assert_close(own.delta_b.grad, found @ own.delta_a.T, rtol=0, atol=1e-11)
+
+
+def test_a_block_that_computes_with_the_weights_themselves_sees_the_deltas() -> None:
+    """nn.TransformerEncoderLayer gives its weights to one fused operation where no gradients are formed."""
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2)).double().eval()
+    binding = LayerBinding(blocks, deltas=Deltas(2))
+    binding.rebind("0 0")
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    slow = blocks[1](x)
+    with torch.no_grad():
+        assert blocks[1].linear1.delta_a is not None
+        torch.testing.assert_close(blocks[1](x), slow, rtol=0, atol=1e-12)
+    assert (blocks[0](x) - slow).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("names", [False, True])
 def test_a_new_optimizer_resumes_by_position_and_can_be_attached(names: bool) -> None:
     def optimizer_of(model: GPT) -> torch.optim.AdamW:
@@ -424,10 +462,8 @@ class Twice(nn.Module):
     [
         ([nn.LayerNorm(4), nn.LayerNorm(4)], "none of weight, bias is the weight of an nn.Linear"),
         ([Twice(), Twice()], "is the weight of an nn.Linear"),
-        ([nn.TransformerEncoderLayer(4, 2) for _ in range(2)], "nn.TransformerEncoderLayer evaluates past"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 def test_blocks_that_cannot_have_deltas_are_refused(blocks: list[nn.Module], message: str) -> None:
     with pytest.raises(InputError, match=message):
         LayerBinding(blocks, deltas=Deltas(2))
