@@ -12,7 +12,7 @@ from envs.base import Simulator, TyingEnv
 from envs.config import TrainingConfig, with_keywords
 from envs.presets import preset as find_preset
 from tying import tasks
-from tying.binding import LayerBinding
+from tying.binding import Deltas, LayerBinding
 from tying.errors import InputError
 from tying.isolation import isolated
 from tying.pointers import Pointers
@@ -108,7 +108,8 @@ class TrainingSimulator:
         binding = self.config.binding
         with isolated():
             blocks = self.task.blocks(self.task.build_model(seed=None))
-            return LayerBinding(blocks, share=binding.share, norms=binding.norms)
+            deltas = Deltas(binding.delta_rank)
+            return LayerBinding(blocks, share=binding.share, norms=binding.norms, deltas=deltas)
 
     @functools.cache  # noqa: B019 (a simulator lives as long as its environment)
     def param_share(self, pointers: Pointers) -> float:

@@ -130,6 +130,8 @@ def parse(words: Sequence[str]) -> Compression:
     made = parse_config([*given, *flagged, *rest], mistakes)
     if kind == "run" and made is not None and made.model.shares_activations:
         mistakes.append(f"{flags.model}: its layers read what others made (model.kv_sharing or model.attention_sharing)")
+    if made is not None and made.binding.delta_rank:
+        mistakes.append(f"binding.delta_rank = {made.binding.delta_rank}: copies have no low-rank deltas; set it to 0")
     if flags.out is None:
         mistakes.append("--out is missing: the folder of the result")
     if mistakes or made is None:

@@ -14,7 +14,7 @@ from envs.training import LayerTyingEnv
 from experiments.run.config import Config, load_config, load_training_config
 from experiments.run.directory import RunDirectory
 from tying import schema, tasks
-from tying.binding import LayerBinding
+from tying.binding import Deltas, LayerBinding
 from tying.data import tokenizers
 from tying.errors import InputError
 from tying.files import read_json, require_checksums
@@ -83,7 +83,8 @@ class Run:
         folder, pointers = self._weights()
         model = self.task.load_model(self.path)
         binding = self.training_config.binding
-        LayerBinding(self.task.blocks(model), share=binding.share, norms=binding.norms).rebind(pointers)
+        deltas = Deltas(binding.delta_rank, start="zero")  # their values are read next
+        LayerBinding(self.task.blocks(model), share=binding.share, norms=binding.norms, deltas=deltas).rebind(pointers)
         load_parameters(model, checkpoint.load_tensors(folder / "model.safetensors"))
         return model.eval()
 

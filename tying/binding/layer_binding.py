@@ -6,6 +6,7 @@ positions by itself. Each layer keeps its own module, so its index, its dropout,
 The rule of `rebind`: each root keeps the weights it was using; when two roots were using the same weights, the first
 keeps them and the later gets a copy (parameters and, unless told otherwise, optimizer moments). Every other layer uses its
 root's weights. Weights that nobody uses any more are freed, with their gradients and optimizer state.
+`tying.binding.deltas` says what the rule becomes with low-rank deltas.
 
 The weights of a root stand in the param group of the root's layer, in the model's order, and train (requires_grad) if the
 root's layer does. Where somebody else changes requires_grad of weights in use, that holds for all layers that use them.
@@ -20,8 +21,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tying.binding.checks import refuse_hooks, refuse_reducer, refuse_uncopied, refuse_wrappers
+from tying.binding.deltas import DeltaPlan, Deltas, LayerDeltas
 from tying.binding.hooks import OPEN, bindings_of, divide_gradients, register
-from tying.binding.optimizer_state import Optimizers
+from tying.binding.optimizer_state import Optimizers, Owned
 from tying.binding.sharing import common_names
 from tying.binding.slots import Scan, Slots, Weights, copied, read_tying, unroll
 from tying.errors import InputError
@@ -31,6 +33,7 @@ __all__ = ["GRADIENTS", "LayerBinding", "bindings_of", "unroll"]
 
 GRADIENTS = ("sum", "mean", "root_only")
 UNTIE_MOMENTS = ("copy", "zero")
+_NO_DELTAS = Deltas()
 
 
 class _Plan(NamedTuple):
@@ -54,6 +57,7 @@ class LayerBinding:
         shared_names: The parameters that follow the pointers, as `block.named_parameters()` names them.
         share: As given, like `gradient`, `norms`, `untie_moments` and `model`.
         slots: Where the parameters stand.
+        deltas: What tied layers add to their weights.
         guards_loading: Whether load_state_dict refuses values that differ between tied layers.
 
     Args:
@@ -70,6 +74,7 @@ class LayerBinding:
             step count begin at zero).
         model: The whole model. With it, weights that are used outside the blocks too are refused, and so is a state of
             other pointers, before any of it is loaded.
+        deltas: Low-rank deltas of tied layers; those that are tied already begin with B = 0.
 
     Raises:
         InputError: If the blocks differ in what they share, cannot be tied, or are bound already; if no optimizer holds a
@@ -89,6 +94,7 @@ class LayerBinding:
         *,
         untie_moments: str = "copy",
         model: nn.Module | None = None,
+        deltas: Deltas = _NO_DELTAS,
     ) -> None:
         self.blocks: Sequence[nn.Module] = list(blocks)
         self.share, self.gradient, self.norms, self.model = share, gradient, norms, model
@@ -102,17 +108,25 @@ class LayerBinding:
         scans = [Scan(block) for block in self.blocks]
         refuse_wrappers({kind for scan in scans for kind in scan.classes}, "a block")
         self.shared_names = common_names(self.blocks, [tuple(scan.parameters) for scan in scans], share, norms)
-        self.slots = Slots(scans, self.shared_names, model)
+        single = set.intersection(*(set(scan.parameters) - set(scan.aliases) for scan in scans))
+        self.deltas = LayerDeltas(self.blocks, self.shared_names, single, deltas)
+        self.slots = Slots(scans, self.shared_names, model, self.deltas.names)
         used = [[scan.parameters[name] for name in self.shared_names] for scan in scans]
         self._pointers, self._weights = read_tying(self.shared_names, used)
         # Whether a layer's own weights train. For weights in use, requires_grad says so.
         self._trains = [[parameter.requires_grad for parameter in weights] for weights in self._weights]
         self.slots.refuse_second_use(self._weights)
-        self._optimizers = Optimizers(self.shared_names)
+        self._optimizers = Optimizers(
+            (*self.shared_names, *self.deltas.names), (*range(len(self.shared_names)), *self.deltas.weight_of)
+        )
         given = [] if optimizer is None else optimizer if isinstance(optimizer, Sequence) else [optimizer]
-        self._optimizers.add(given, self._weights, self._pointers, self.slots)
+        self._optimizers.add(given, self._owned(), self._pointers, self.slots)
         self._lent = False
         self._take_effect()
+        self.deltas.install()
+        if self.deltas.names and self._pointers.num_unique < self.num_layers:
+            self.deltas.carry_out(self._plan_deltas(self._pointers, {root: self._weights[root] for root in self._pointers}))
+            self._optimizers.arrange(self._owned())
 
     @property
     def private_names(self) -> tuple[tuple[str, ...], ...]:
@@ -154,9 +168,13 @@ class LayerBinding:
         """Return what `trainable_params` would be under other pointers, without binding them."""
         sizes = [parameter.numel() for parameter in self._weights[0]]
         private = {id(p): p.numel() for p, _ in self.slots.private() if p.requires_grad}
-        return sum(private.values()) + sum(
-            size for root in set(pointers) for size, trains in zip(sizes, self._trains_of(root), strict=True) if trains
-        )
+        total = sum(private.values())
+        for layer, root in enumerate(pointers):
+            own, trains = sizes, self._trains_of(layer)
+            if layer != root:
+                own, trains = self.deltas.sizes, self._deltas_train(layer)
+            total += sum(size for size, trained in zip(own, trains, strict=True) if trained)
+        return total
 
     def weights_of(self, layer: int) -> tuple[nn.Parameter, ...]:
         """Return the shared parameters that a layer uses now, in the order of `shared_names`."""
@@ -183,11 +201,12 @@ class LayerBinding:
         self._check_in_force()
         if new == self._pointers:
             return
-        self._optimizers.read(self._weights, self._pointers, self.slots)
+        self._optimizers.read(self._owned(), self._pointers, self.slots)
         self._learn_trains(new)
         plan = self._plan(new)
         self._check(plan)
         states = self._copy(plan) if plan.copied else []
+        deltas = self._plan_deltas(new, plan.weights)
         for layer, root in enumerate(new):
             if self._weights[layer] is not plan.weights[root]:
                 self._weights[layer] = plan.weights[root]
@@ -195,7 +214,7 @@ class LayerBinding:
         self._pointers = new
         for optimizer, duplicate, state in states:
             optimizer.state[duplicate] = state
-        self._release(plan)
+        self._release(plan, self.deltas.carry_out(deltas))
         self._mean_handles = divide_gradients(self, self._mean_handles)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -207,7 +226,7 @@ class LayerBinding:
         self._check_in_force()
         if any(optimizer is known for known in self.optimizers):
             raise InputError("this optimizer is attached already")
-        self._optimizers.add([optimizer], self._weights, self._pointers, self.slots)
+        self._optimizers.add([optimizer], self._owned(), self._pointers, self.slots)
 
     def close(self) -> None:
         """End the binding: hooks go, gradients of tied layers are sums again, layers stay tied as they are."""
@@ -249,23 +268,29 @@ class LayerBinding:
             refuse_uncopied(layer, self.shared_names, weights)
         with torch.inference_mode(False), torch.no_grad():
             clones = [copied(weights, [p.requires_grad for p in weights]) for weights in self._weights]
-        with self._lending(clones):
+            for layer, own in enumerate(clones):
+                for index, product in self.deltas.products(layer).items():
+                    own[index].add_(product)
+        with self._lending(clones, with_deltas=False):
             yield
 
     @contextmanager
-    def _lending(self, weights: list[Weights]) -> Iterator[None]:
+    def _lending(self, weights: list[Weights], with_deltas: bool = True) -> Iterator[None]:
         self._check_in_force()
-        before = self._pointers, self._weights
+        before, live = (self._pointers, self._weights), list(self.deltas.live)
         try:
             self._lent = True
             self._pointers, self._weights = Pointers.independent(self.num_layers), weights
             for layer, own in enumerate(weights):
                 self.slots.assign(layer, own)
+                if not with_deltas:
+                    self.deltas.put(layer, [])
             yield
         finally:
             self._pointers, self._weights = before
             for layer, used in enumerate(self._weights):
                 self.slots.assign(layer, used)
+                self.deltas.put(layer, live[layer])
             self._lent = False
 
     def _plan(self, new: Pointers) -> _Plan:
@@ -318,26 +343,58 @@ class LayerBinding:
                     states += [(groups.optimizer, duplicate, state) for duplicate, state in found]
         return states
 
-    def _release(self, plan: _Plan) -> None:
+    def _plan_deltas(self, new: Pointers, kept: dict[int, Weights]) -> DeltaPlan:
+        """Return what is to become of the deltas, or refuse those that no optimizer would train."""
+        if not self.deltas.names:
+            return DeltaPlan([], self.deltas.live)
+        trains = [self._deltas_train(layer) for layer in range(self.num_layers)]
+        no_weights = [False] * len(self.shared_names)
+        for layer, root in enumerate(new):
+            if layer != root:
+                self._optimizers.refuse_unheld(layer, [*no_weights, *trains[layer]])
+        return self.deltas.plan(self._weights, kept, new, trains)
+
+    def _owned(self) -> Owned:
+        """Return what every layer owns, for the optimizers: the weights of roots, the deltas of the others."""
+        if not self.deltas.names:
+            return [
+                own if layer == root else []
+                for layer, (root, own) in enumerate(zip(self._pointers, self._weights, strict=True))
+            ]
+        no_weights: list[None] = [None] * len(self.shared_names)
+        no_deltas: list[None] = [None] * len(self.deltas.names)
+        return [
+            [*weights, *no_deltas] if layer == root else [*no_weights, *live] if live else []
+            for layer, (root, weights, live) in enumerate(zip(self._pointers, self._weights, self.deltas.live, strict=True))
+        ]
+
+    def _release(self, plan: _Plan, old_deltas: list[nn.Parameter]) -> None:
         """Bring the optimizers into line after the blocks, and let go of what nobody uses."""
-        freed = [parameter for _, weights in plan.freed for parameter in weights]
+        freed = [*(parameter for _, weights in plan.freed for parameter in weights), *old_deltas]
         for root, weights in plan.promoted:
             for parameter, trains in zip(weights, self._trains[root], strict=True):
                 if parameter.requires_grad != trains:
                     parameter.requires_grad_(trains)
                     parameter.grad = None
-        self._optimizers.arrange(self._weights, self._pointers, freed, plan.promoted)
+        self._optimizers.arrange(self._owned(), freed, plan.promoted)
         for parameter in freed:
             parameter.grad = None
         for other in OPEN:
             if other is not self and any(optimizer in self.optimizers for optimizer in other.optimizers):
-                other._optimizers.read(other._weights, other._pointers, other.slots)
+                other._optimizers.read(other._owned(), other._pointers, other.slots)
 
     def _trains_of(self, layer: int) -> list[bool]:
         """Return which weights of its own a layer would train: what the weights that it uses say if somebody changed it."""
         root = self._pointers[layer]
         now = [parameter.requires_grad for parameter in self._weights[root]]
         return self._trains[layer] if now == self._trains[root] else now
+
+    def _deltas_train(self, layer: int) -> list[bool]:
+        """Return which parameters of a layer's delta train: those that do now, or that stand beside weights that would."""
+        if self.deltas.live[layer]:
+            return [parameter.requires_grad for parameter in self.deltas.live[layer]]
+        trains = self._trains_of(layer)
+        return [trains[index] for index in self.deltas.weight_of]
 
     def _take_effect(self) -> None:
         self._handles = register(self)
@@ -357,6 +414,6 @@ class LayerBinding:
     def __setstate__(self, state: dict[str, Any]) -> None:
         closed = state.pop("closed")
         vars(self).update(state)
-        self.slots = Slots([Scan(block) for block in self.blocks], self.shared_names, self.model)
+        self.slots = Slots([Scan(block) for block in self.blocks], self.shared_names, self.model, self.deltas.names)
         if not closed:
             self._take_effect()

@@ -4,6 +4,9 @@ Every layer has a home for each of its shared parameters: a place in the order o
 when the optimizer was made. After a rebind each group holds the weights of the roots at the homes of the roots' layers, so
 the groups, with their order, are a function of the pointers: an optimizer whose model is tied alike can load the state by
 position. Parameters that are not shared keep their places.
+
+A delta's home is beside that of the weight that it is added to. What a layer owns has an entry for each of the names: its
+shared parameters, or None where it is tied, and its deltas, or None where it has none.
 """
 
 import copy
@@ -21,8 +24,10 @@ from torch import nn
 from tying.binding.slots import Rank, Slots, Weights
 from tying.errors import InputError
 
-# A shared parameter of a layer: (layer, index into the shared names).
+# A parameter of a layer: (layer, index into the names).
 _Slot = tuple[int, int]
+# Per layer, what it owns; empty where that is nothing.
+Owned = Sequence[Sequence[nn.Parameter | None]]
 
 
 class _Entry(NamedTuple):
@@ -35,12 +40,19 @@ class _Entry(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A stretch of a group's order: slots of one layer, picked out of its weights, or (layer -1) fixed parameters."""
+    """A stretch of a group's order: slots of one layer, picked out of what it owns, or (layer -1) fixed parameters."""
 
     layer: int
-    pick: Callable[[Weights], Sequence[nn.Parameter]] | None
+    pick: Callable[[Sequence[Any]], Sequence[Any]] | None
     parameters: list[nn.Parameter]
     names: list[str]
+
+    def held_names(self, owned: Owned) -> list[str]:
+        """Return the names of what the stretch holds."""
+        if self.pick is None or not owned[self.layer]:
+            return self.names if self.pick is None else []
+        held = self.pick(owned[self.layer])
+        return [name for name, parameter in zip(self.names, held, strict=True) if parameter is not None]
 
 
 class _Group:
@@ -63,13 +75,14 @@ class ParamGroups:
 
     Args:
         optimizer: See above.
-        names: The shared parameters.
+        names: The shared parameters, and the deltas.
+        beside: For each of them, the index of the shared parameter at whose home it stands where it has none of its own.
 
     Raises:
         InputError: If the optimizer cannot follow a rebind.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, names: Sequence[str], beside: Sequence[int]) -> None:
         # accelerate wraps an optimizer in another that has it as `optimizer`.
         if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.LBFGS):
             raise InputError(
@@ -79,6 +92,8 @@ class ParamGroups:
         self.slots: frozenset[_Slot] = frozenset()
         self.whole: frozenset[int] = frozenset()
         self._names = names
+        self._beside = beside
+        self._all_or_nothing = all(index == other for index, other in enumerate(beside))  # without deltas
         self._groups: list[_Group] | None = None
 
     def is_as_left(self) -> bool:
@@ -91,11 +106,11 @@ class ParamGroups:
             for group, given in zip(groups, found, strict=True)
         )
 
-    def read(self, weights: Sequence[Weights], pointers: Sequence[int], places: Slots) -> None:
+    def read(self, owned: Owned, pointers: Sequence[int], places: Slots) -> None:
         """Learn the homes from the groups as they stand; those of tied layers, in groups that still exist, are kept.
 
         Args:
-            weights: What every layer uses.
+            owned: What every layer owns.
             pointers: The tying in force.
             places: Of the blocks' parameters, for their ranks.
         """
@@ -103,10 +118,11 @@ class ParamGroups:
         for parameter, rank in places.private():
             ranks.setdefault(id(parameter), rank)  # tied by another binding, it stands where its first layer has it
         slot_of: dict[int, _Slot] = {}
-        for root in set(pointers):
-            for index, (name, parameter) in enumerate(zip(self._names, weights[root], strict=True)):
-                slot_of[id(parameter)] = (root, index)
-                ranks[id(parameter)] = places.ranks[root][name]
+        for layer, own in enumerate(owned):
+            for index, owned_one in enumerate(own):
+                if owned_one is not None:
+                    slot_of[id(owned_one)] = (layer, index)
+                    ranks[id(owned_one)] = places.ranks[layer][self._names[index]]
         orders: dict[int, list[_Entry]] = {}
         homes: dict[_Slot, tuple[int, str]] = {}
         for given in self.optimizer.param_groups:
@@ -118,7 +134,7 @@ class ParamGroups:
                 if slot is not None:
                     homes[slot] = (id(given["params"]), label)
         missing: dict[int, list[_Entry]] = {}
-        for entry, home in self._tied_entries(pointers, homes, orders.keys(), places):
+        for entry, home in self._absent_entries(owned, pointers, homes, orders.keys(), places):
             missing.setdefault(home, []).append(entry)
         self._groups = [
             _Group(given["params"], _merged(orders[id(given["params"])], missing.get(id(given["params"]), [])))
@@ -128,37 +144,46 @@ class ParamGroups:
         held = Counter(layer for layer, _ in self.slots)
         self.whole = frozenset(layer for layer, number in held.items() if number == len(self._names))
 
-    def _tied_entries(
-        self, pointers: Sequence[int], homes: Mapping[_Slot, tuple[int, str]], groups: Iterable[int], places: Slots
+    def _absent_entries(
+        self,
+        owned: Owned,
+        pointers: Sequence[int],
+        homes: Mapping[_Slot, tuple[int, str]],
+        groups: Iterable[int],
+        places: Slots,
     ) -> Iterator[tuple[_Entry, int]]:
-        """Yield an entry and its group for every slot of a tied layer: its known home, or else its root's."""
+        """Yield an entry and its group for every slot of what a layer does not own: its known home, or else its root's."""
         existing = set(groups)
         known = {slot: id(group.params) for group in self._groups or [] for slot in group.slots}
         for layer, root in enumerate(pointers):
-            for index, name in enumerate(self._names if layer != root else ()):
+            for index, name in enumerate(self._names):
                 slot = (layer, index)
-                if self._groups is not None and slot not in known:
+                if owned[layer] and owned[layer][index] is not None:
+                    continue
+                beside = self._beside[index]
+                if self._groups is not None and slot not in known and (layer, beside) not in homes:
                     continue  # a frozen layer that no group held: it has no home
-                home, label = homes.get((root, index), (0, ""))
+                home, label = homes.get((root, beside), (0, ""))
                 if known.get(slot) in existing:
                     home = known[slot]
                 if home in existing:
-                    yield _Entry(slot, places.ranks[layer][name], None, _name_of(label, name, layer - root)), home
+                    label = _name_of(label, self._names[beside], name, layer - root)
+                    yield _Entry(slot, places.ranks[layer][name], None, label), home
 
-    def arrange(self, weights: Sequence[Weights], pointers: Sequence[int]) -> None:
-        """Put the weights of every root at the homes of its layer."""
+    def arrange(self, owned: Owned) -> None:
+        """Put what every layer owns at its homes."""
         for group, given in zip(self._groups or [], self.optimizer.param_groups, strict=True):
             held: list[nn.Parameter] = []
             for layer, pick, parameters, _ in group.runs:
                 if pick is None:
                     held += parameters
-                elif pointers[layer] == layer:
-                    held += pick(weights[layer])
+                elif owned[layer]:
+                    own = pick(owned[layer])
+                    held += own if self._all_or_nothing else [parameter for parameter in own if parameter is not None]
             group.left = held
             group.params[:] = held
             if "param_names" in given:
-                used = [run.names for run in group.runs if run.pick is None or pointers[run.layer] == run.layer]
-                given["param_names"][:] = [name for names in used for name in names]
+                given["param_names"][:] = [name for run in group.runs for name in run.held_names(owned)]
 
     def copied_state(self, layer: int, sources: Weights, copies: Weights) -> list[tuple[nn.Parameter, dict[Any, Any]]]:
         """Return (copy, equal and separate state) for the copies with a home here whose source has state."""
@@ -179,17 +204,18 @@ class Optimizers:
     """The param groups of all optimizers that a binding keeps in step.
 
     Args:
-        names: The shared parameters.
+        names: See ParamGroups, as for the next.
+        beside: See there.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
+    def __init__(self, names: Sequence[str], beside: Sequence[int]) -> None:
+        self._names, self._beside = names, beside
         self.all: list[ParamGroups] = []
 
     def add(
         self,
         optimizers: Iterable[torch.optim.Optimizer],
-        weights: Sequence[Weights],
+        owned: Owned,
         pointers: Sequence[int],
         places: Slots,
     ) -> None:
@@ -199,47 +225,47 @@ class Optimizers:
             InputError: If one cannot follow a rebind, or none holds a parameter that trains; none is taken in then.
         """
         before = list(self.all)
-        self.all += [ParamGroups(optimizer, self._names) for optimizer in optimizers]
+        self.all += [ParamGroups(optimizer, self._names, self._beside) for optimizer in optimizers]
         try:
             for groups in self.all[len(before) :]:
-                groups.read(weights, pointers, places)
-            for root in set(pointers):
-                self.refuse_unheld(root, [parameter.requires_grad for parameter in weights[root]])
+                groups.read(owned, pointers, places)
+            for layer, own in enumerate(owned):
+                self.refuse_unheld(layer, [parameter is not None and parameter.requires_grad for parameter in own])
         except InputError:
             self.all = before
             raise
 
-    def read(self, weights: Sequence[Weights], pointers: Sequence[int], places: Slots) -> None:
+    def read(self, owned: Owned, pointers: Sequence[int], places: Slots) -> None:
         """Learn the groups anew where somebody else changed them."""
         for groups in self.all:
             if not groups.is_as_left():
-                groups.read(weights, pointers, places)
+                groups.read(owned, pointers, places)
 
     def refuse_unheld(self, layer: int, trains: Sequence[bool]) -> None:
-        """Refuse weights that are to train for a layer while no optimizer would move them.
+        """Refuse parameters that are to train for a layer while no optimizer would move them.
+
+        Args:
+            layer: The layer.
+            trains: For the first of the names, or all.
 
         Raises:
             InputError: If there are any.
         """
         if not self.all or any(layer in groups.whole for groups in self.all):
             return
-        for index, name in enumerate(self._names):
-            if trains[index] and not any((layer, index) in groups.slots for groups in self.all):
+        for index, (name, trained) in enumerate(zip(self._names, trains, strict=False)):
+            if trained and not any((layer, index) in groups.slots for groups in self.all):
                 raise InputError(
                     f"layer {layer}: {name!r} trains but no optimizer holds it: give all optimizers, as a list, or freeze "
                     "it (requires_grad_(False))"
                 )
 
     def arrange(
-        self,
-        weights: Sequence[Weights],
-        pointers: Sequence[int],
-        freed: Sequence[nn.Parameter],
-        promoted: Sequence[tuple[int, Weights]],
+        self, owned: Owned, freed: Sequence[nn.Parameter] = (), promoted: Sequence[tuple[int, Weights]] = ()
     ) -> None:
-        """Put the weights of every root at their homes, and drop the state of what has none any more."""
+        """Put what every layer owns at its homes, and drop the state of what has none any more."""
         for groups in self.all:
-            groups.arrange(weights, pointers)
+            groups.arrange(owned)
             groups.forget(freed)
             for root, own in promoted:
                 if root not in groups.whole:
@@ -278,7 +304,7 @@ def _merged(entries: list[_Entry], missing: list[_Entry]) -> list[_Entry]:
     return merged
 
 
-def _name_of(root_name: str, shared_name: str, distance: int) -> str:
-    """Return the name of a tied layer's parameter: the root's, with the layer's number in its path moved on."""
+def _name_of(root_name: str, shared_name: str, name: str, distance: int) -> str:
+    """Return the name of a layer's parameter: from that of its root's, with the layer's number in its path moved on."""
     prefix = root_name.removesuffix(shared_name)
-    return re.sub(r"(\d+)(\D*)$", lambda m: f"{int(m[1]) + distance}{m[2]}", prefix) + shared_name if root_name else ""
+    return re.sub(r"(\d+)(\D*)$", lambda m: f"{int(m[1]) + distance}{m[2]}", prefix) + name if root_name else ""

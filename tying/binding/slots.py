@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from tying.binding.checks import refuse_kind
+from tying.binding.deltas import KEYS, DeltaLinear
 from tying.errors import InputError
 from tying.pointers import Pointers
 
 Weights = list[nn.Parameter]
-# Where a parameter of a block stands in the model's order: (layer, index into all names of that block).
-Rank = tuple[int, int]
+# Where a parameter of a block stands in the model's order: (layer, index into all names of that block); a delta stands
+# right behind the module that it is added to.
+Rank = tuple[int, ...]
 _Place = tuple[dict[str, nn.Parameter | None], str]
 
 
@@ -45,7 +47,7 @@ class Scan:
             if isinstance(module, nn.RNNBase):
                 self.flat.update(f"{path}.{key}" if path else key for key in module._parameters)
             for key, parameter in module._parameters.items():
-                if parameter is None:
+                if parameter is None or (key in KEYS and isinstance(module, DeltaLinear)):
                     continue
                 name = f"{path}.{key}" if path else key
                 known = first.setdefault(id(parameter), name)
@@ -69,12 +71,15 @@ class Slots:
         scans: Of the blocks, layer 0 first.
         names: The shared parameters; every block has them.
         model: The whole model, if known.
+        deltas: The names of deltas, which layers have at times.
 
     Raises:
         InputError: If the blocks differ in what they share, or two layers are one module.
     """
 
-    def __init__(self, scans: Sequence[Scan], names: Sequence[str], model: nn.Module | None) -> None:
+    def __init__(
+        self, scans: Sequence[Scan], names: Sequence[str], model: nn.Module | None, deltas: Sequence[str] = ()
+    ) -> None:
         shared = set(names)
         self._names = names
         _check_equal(scans, names)
@@ -92,6 +97,11 @@ class Slots:
         self.ranks: list[dict[str, Rank]] = [
             {name: (layer, number) for number, name in enumerate(scan.parameters)} for layer, scan in enumerate(scans)
         ]
+        for ranks in self.ranks:
+            for name in deltas:
+                path, _, key = name.rpartition(".")
+                stem = f"{path}." if path else ""
+                ranks[name] = (*ranks.get(f"{stem}bias", ranks[f"{stem}weight"]), KEYS.index(key))
         self._private = [
             [scan.places[name][0] for name in own] for scan, own in zip(scans, self.private_names, strict=True)
         ]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tying.binding import LayerBinding, bindings_of
+from tying.binding.deltas import merge
 from tying.binding.hooks import BindingHook
 from tying.errors import InputError
 from tying.hf import saving
@@ -109,6 +110,8 @@ def tie(
 def untied(model: _Model) -> _Model:
     """Return an ordinary deep copy: every layer has weights of its own, and nothing is left of the tying.
 
+    Low-rank deltas are added to the weights.
+
     For all that expects a plain model: merging adapters, quantising, converters to GGUF or ONNX, inference servers. Its
     `save_pretrained` writes a plain checkpoint of full size. Embeddings that the model itself ties stay tied.
 
@@ -125,6 +128,7 @@ def untied(model: _Model) -> _Model:
         if isinstance(module, nn.ModuleList):
             _separate(module)
         saving.forget(module)
+    merge(plain)
     return plain
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tying import models
 from tying.binding import LayerBinding
+from tying.binding.deltas import KEYS
 from tying.binding.sharing import shared_names
 from tying.errors import InputError
 from tying.hf import saving
@@ -34,6 +35,8 @@ def to_transformers(model: BlockModel) -> Any:
     Raises:
         InputError: If transformers has no class that computes the same.
     """
+    if any(name.endswith(KEYS) for name, _ in model.named_parameters()):
+        raise InputError("the layers have low-rank deltas, and transformers has none: give tying.hf.untied(model)")
     made, kind = _CONVERTERS.get(type(model.config), _refuse)(model)
     ours = dict(model.named_parameters(remove_duplicate=False))
     for name, parts, transposed in _pairs(kind, len(model.h)):

@@ -21,7 +21,7 @@ from tying.data.tokenizers import sha256, vocab_size
 from tying.errors import InputError
 from tying.files import digest
 from tying.hf import pretrained, saving
-from tying.hf.bind import entry
+from tying.hf.bind import entry, untied
 from tying.hf.config import OWN_TOKENIZER, HFConfig, HFTaskConfig, vocabulary
 from tying.hf.removal import remove_layers
 from tying.hf.stacks import Stack, find_stack
@@ -179,10 +179,16 @@ class Pretrained(Task):
         self.save_pretrained(model, folder / EXPORT_FOLDER)
 
     def save_pretrained(self, model: nn.Module, folder: Path) -> None:
-        """Write a model whose blocks are bound, and its tokenizer, as transformers does, each set of weights once."""
+        """Write a model whose blocks are bound, and its tokenizer, as transformers does, each set of weights once.
+
+        With low-rank deltas, for which transformers has no place, it is written untied.
+        """
         stack = self._stack(model)
         (binding,) = bindings_of(stack.blocks)
-        saving.record(model, stack.path, entry(binding))
+        if any(binding.deltas.live):
+            model = untied(model)
+        else:
+            saving.record(model, stack.path, entry(binding))
         try:
             with pretrained.quiet():
                 model.save_pretrained(folder)  # type: ignore[operator]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tying.binding.deltas import DeltaLinear
 from tying.errors import InputError
 
 
@@ -24,12 +25,14 @@ class Averaged:
             of all updates (stochastic weight averaging, Izmailov et al., arXiv 1803.05407). Buffers are not averaged.
 
     Raises:
-        InputError: If the decay is outside of 0 to 1.
+        InputError: If the decay is outside of 0 to 1, or layers may have low-rank deltas.
     """
 
     def __init__(self, model: nn.Module, decay: float | None = 0.999) -> None:
         if decay is not None and not 0 <= decay <= 1:
             raise InputError(f"decay {decay}: a number of 0 to 1, or None for the mean")
+        if any(isinstance(module, DeltaLinear) for module in model.modules()):
+            raise InputError("an average of weights and one of their low-rank deltas do not add up: average without deltas")
         self._model = model
         self._decay = decay
         self._num_updates = 0

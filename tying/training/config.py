@@ -69,3 +69,9 @@ class BindingConfig:
     untie_moments: Literal["copy", "zero"] = setting(
         "optimizer moments of a copy, made when a root leaves weights in use: its source's, or zero", default="copy"
     )
+    delta_rank: int = setting(
+        "rank of what each tied layer adds to its root's linear weights, 0 for nothing [>= 0]", default=0, ge=0
+    )
+    delta_start: Literal["svd", "zero"] = setting(
+        "delta of a layer that joins others: the nearest to its own weights of before (svd), or zero", default="svd"
+    )

@@ -46,7 +46,7 @@ def rebind(binding: LayerBinding, wrapped: DistributedDataParallel, pointers: st
     vars(wrapped)["follows_rebinds"] = True
     try:
         binding.rebind(new)
-        _renew(wrapped)
+        _renew(wrapped, send=bool(binding.deltas.names))
     finally:
         vars(wrapped)["follows_rebinds"] = False
 
@@ -59,7 +59,7 @@ def broadcast(pointers: str | Iterable[int], group: dist.ProcessGroup | None = N
     return Pointers(box[0])
 
 
-def _renew(wrapped: DistributedDataParallel) -> None:
+def _renew(wrapped: DistributedDataParallel, send: bool) -> None:
     """Run the constructor again on the same object; everything that was added to it since stays."""
     before = dict(vars(wrapped))
     # The old reducer's hooks on the parameters go with it; its logger holds it too.
@@ -75,8 +75,9 @@ def _renew(wrapped: DistributedDataParallel) -> None:
         static_graph=wrapped.static_graph,
         process_group=wrapped.process_group,
         mixed_precision=wrapped.mixed_precision,
-        # Every process makes the same copies of equal values, so nothing has to be sent.
-        init_sync=False,
+        # Every process makes the same copies of equal values, so nothing has to be sent. Decompositions into low-rank
+        # deltas may differ between devices.
+        init_sync=send,
         # Newer versions of torch warn where the default is given.
         **({} if wrapped.broadcast_buffers else {"broadcast_buffers": False}),
     )

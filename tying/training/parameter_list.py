@@ -13,13 +13,13 @@ class ParameterList:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        places = [
-            (m._parameters, key) for m in model.modules() for key, value in m._parameters.items() if value is not None
-        ]
+        places = [(m._parameters, key) for m in model.modules() for key in m._parameters]
         self._dicts = [parameters for parameters, _ in places]
         self._keys = [key for _, key in places]
 
     def now(self) -> list[nn.Parameter]:
         """Return the parameters that the model has now."""
         found = list(map(dict.get, self._dicts, self._keys))
-        return list(dict(zip(map(id, found), found, strict=True)).values())  # type: ignore[arg-type]
+        unique = dict(zip(map(id, found), found, strict=True))
+        unique.pop(id(None), None)  # biases that there are none of, and deltas of layers that are not tied
+        return list(unique.values())  # type: ignore[arg-type]

@@ -133,6 +133,20 @@ class Ranks:
             for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
+    def agree(self, parameters: Iterable["nn.Parameter"]) -> None:
+        """Give parameters the values of rank 0, where each rank has computed them by itself on processors that may differ.
+
+        Raises:
+            ConnectionError: If a rank has ended.
+        """
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        for parameter in parameters:
+            with _others_there():
+                dist.broadcast(parameter.detach(), src=0)
+
     def tell(self, message: Any) -> None:
         """Send a value from rank 0 to the others, which `hear` it.
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tying.binding import LayerBinding
+from tying.binding import Deltas, LayerBinding
 from tying.binding.sharing import spare_parameters
 from tying.errors import DivergenceError, InputError
 from tying.isolation import isolated
@@ -102,7 +102,13 @@ class Trainer:
             task.chunk_loss(self.model)
         blocks = task.blocks(self.model)
         self.binding = LayerBinding(
-            blocks, None, binding.share, binding.gradient, binding.norms, untie_moments=binding.untie_moments
+            blocks,
+            None,
+            binding.share,
+            binding.gradient,
+            binding.norms,
+            untie_moments=binding.untie_moments,
+            deltas=Deltas(binding.delta_rank, binding.delta_start, seed),
         )
         self.independent_params = num_params(self.model)
         self._list = ParameterList(self.model)
@@ -118,7 +124,8 @@ class Trainer:
             _compile_blocks(blocks)
 
     def _build_model(self, binding: BindingConfig, pointers: Pointers | None) -> nn.Module:
-        if pointers is None or pointers.num_unique == len(pointers):
+        remembers = binding.delta_rank > 0 and binding.delta_start == "svd"
+        if pointers is None or pointers.num_unique == len(pointers) or remembers:
             return self.task.build_model(self.seed)
         return self.task.build_tied_model(
             self.seed, lambda blocks: spare_parameters(blocks, binding.share, binding.norms, pointers)
@@ -165,6 +172,8 @@ class Trainer:
             set_rates(self.optimizer, self.pointers, self.optim.tied_rate)
         # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
         self._parameters = self._list.now()
+        if self.binding.deltas.names:
+            self.ranks.agree(self._parameters)
         if (num_unique - self.pointers.num_unique) * self._layer_bytes >= _MUCH and self.device.type == "cpu":
             give_back_freed_memory()
 

@@ -227,6 +227,7 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
         (("--search", "dqm"), "dqm"),
         (("--sort", "1"), "unknown flag --sort"),
         (("--shortlist", "x"), "shortlist"),
+        (("--binding.delta-rank", "2"), "copies have no low-rank deltas"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -25,7 +25,7 @@ from tying.hf.task import Pretrained, make
 from tying.models.config import GPTConfig
 from tying.tasks.config import TaskConfig
 from tying.training import checkpoint
-from tying.training.config import TrainerConfig
+from tying.training.config import BindingConfig, TrainerConfig
 
 HEADS = {"gpt2": "causal_lm", "llama": "causal_lm", "bert": "masked_lm"}
 # The folder of BERT is of a masked language model, which has no pooler; a classifier needs one.
@@ -111,6 +111,21 @@ def test_training_tied_checkpoints_and_exports(root: Path, family: str, head: st
     # Nothing of the export is left: the trainer goes on, and so does a run that starts from what was saved tied.
     assert [done.loss for done in again.train(1)] == [done.loss for done in made.train(1)]
     assert "save_pretrained" not in vars(made.model)
+
+
+def test_low_rank_deltas_are_merged_into_the_export(root: Path, tmp_path: Path) -> None:
+    made = Trainer(task_of(root, "llama"), CONFIG, binding=BindingConfig(delta_rank=2))
+    made.rebind((0, 1, 0))
+    made.train(2)
+    made.model.eval()
+    made.task.export(made.model, tmp_path)
+    plain = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    assert plain.num_parameters() == made.independent_params and not records(plain)
+    batch = next(iter(made.task.evaluation_batches("test", 4)))
+    with torch.no_grad():
+        torch.testing.assert_close(made.task.loss(plain, batch), made.task.loss(made.model, batch))
+    with pytest.raises(InputError, match=r"is the weight of an nn\.Linear"):  # GPT-2's are Conv1D
+        Trainer(task_of(root, "gpt2"), CONFIG, binding=BindingConfig(delta_rank=2))
 
 
 def test_a_model_that_was_saved_tied_starts_untied(root: Path, tmp_path: Path) -> None:

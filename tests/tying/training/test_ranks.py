@@ -19,7 +19,7 @@ from tying.tasks.base import Batch
 from tying.tasks.config import PHopConfig
 from tying.tasks.p_hop import PHop
 from tying.training import ranks as ranks_module
-from tying.training.config import OptimConfig, TrainerConfig
+from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 from tying.training.ranks import ALONE, Ranks, joined
 
 SIZE, WINDOW = 2, 3
@@ -27,12 +27,13 @@ SIZE, WINDOW = 2, 3
 PATTERNS = ("0 1 2 3", "0 0 2 2", "0 1 2 3", "0 1 1 0", "0 0 0 0")
 
 
-def make(ranks: Ranks, dropout: float = 0.0, **options: int) -> Trainer:
+def make(ranks: Ranks, dropout: float = 0.0, delta_rank: int = 0, **options: int) -> Trainer:
     """Return a trainer in float64, on a task whose sequences do not count the same number of predictions."""
     model = GPTConfig(num_layers=4, num_heads=2, width=8, context=12, dropout=dropout)
     task = PHop(PHopConfig(hops=2, alphabet=4, eval_sequences=32), model, DataConfig())
     config = TrainerConfig(**{"iterations": 60, "batch_size": 8, "device": "cpu", **options})  # type: ignore[arg-type]
-    made = Trainer(task, config, OptimConfig(learning_rate=1e-2, warmup_iterations=0), ranks=ranks)
+    optim, binding = OptimConfig(learning_rate=1e-2, warmup_iterations=0), BindingConfig(delta_rank=delta_rank)
+    made = Trainer(task, config, optim, binding, ranks=ranks)
     made.model.double()
     return made
 
@@ -63,8 +64,14 @@ def train_as_rank() -> None:
         rebind = trainer.rebind
         trainer.rebind = lambda pointers: (sent.append(-1), rebind(pointers), params.append(trainer.trainable_params))  # type: ignore[method-assign]
         losses = train(trainer)
+        dist.all_reduce = all_reduce
         state = trainer.state_dict()
-        torch.save((losses, state["model"], state["optimizer"], sent, params), f"{ranks.rank}.pt")
+        others = make(ranks, delta_rank=2)
+        with_deltas = train(others), others.state_dict()["model"]
+        own = torch.nn.Parameter(torch.tensor([float(ranks.rank)]))
+        ranks.agree([own])
+        assert own.tolist() == [0.0]
+        torch.save((losses, state["model"], state["optimizer"], with_deltas, sent, params), f"{ranks.rank}.pt")
         assert ranks.rank == 0 or ranks.hear() is None  # rank 0 leaves the block
 
 
@@ -83,8 +90,8 @@ def hang_as_rank() -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[float], dict, dict, list[int], list[int]]]:
-    """Losses, weights, moments, bytes and parameters of each rank."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[float], dict, dict, tuple, list[int], list[int]]]:
+    """Losses, weights, moments, losses and weights with low-rank deltas, bytes and parameters of each rank."""
     folder = tmp_path_factory.mktemp("ranks")
     finished = Launch(folder, SIZE, train_as_rank).wait()
     assert [done.status for done in finished] == [0] * SIZE, finished
@@ -106,6 +113,16 @@ def test_ranks_have_the_same_bits(results: list) -> None:
     first, second = results
     assert first[0] == second[0]
     assert all(torch.equal(first[1][name], second[1][name]) for name in first[1])
+
+
+def test_low_rank_deltas_are_the_same_on_every_rank(results: list, one_thread: None) -> None:
+    alone = make(ALONE, delta_rank=2)
+    losses = train(alone)
+    (first, model), (second, other) = (found[3] for found in results)
+    assert first == second and first == pytest.approx(losses, rel=1e-6)
+    assert all(torch.equal(model[name], other[name]) for name in model | other)
+    for name, value in alone.state_dict()["model"].items():
+        torch.testing.assert_close(model[name], value, rtol=1e-6, atol=1e-9)
 
 
 def test_each_set_of_weights_is_sent_once(results: list) -> None:
