@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tying.config import config, setting
+from tying.config import config, one_of, setting
 from tying.errors import InputError
 from tying.models import activation_sharing
 from tying.pointers import Pointers
+
+# How parts of a block join the residual stream (`tying.models.parts.residual`), and where the norms have to be for it.
+RESIDUALS = {"plain": None, "looped": "pre", "admin": "post", "deepnet": "post", "b2t": "post"}
+_RESIDUAL = (
+    "how parts of a block are added to the residual stream: plain; looped (norms before), scaled by how many positions "
+    "share; admin, deepnet, b2t (norms behind), for deep stacks"
+)
 
 
 @config
@@ -38,6 +45,22 @@ class BlocksConfig:
     def figures(self) -> Mapping[str, float]:
         """Return what a run's summary says of the shape, by name."""
         return {}
+
+    def check_tying(self, pointers: Pointers | None, share: str = "block") -> None:
+        """Check that the model can run with layers tied so.
+
+        Args:
+            pointers: The tying; None: any, since an agent moves pointers.
+            share: The parameters that follow the pointers.
+
+        Raises:
+            InputError: If it cannot.
+        """
+
+    @property
+    def bound_to_stack(self) -> tuple[str, ...]:
+        """The settings under which a block depends on the number of layers, its place or the tying of the others."""
+        return ()
 
 
 @config
@@ -129,10 +152,46 @@ class GPTConfig(DecoderConfig):
         "a learned table, or rotations or linear biases inside attention: sooner beyond bigrams", default="learned"
     )
     qk_norm: bool = setting("norm queries and keys per head", default=False)
+    norm_place: Literal["pre", "post"] = setting("norms before each part of a block, or behind it", default="pre")
+    residual: Annotated[str, one_of(lambda: RESIDUALS)] = setting(_RESIDUAL, default="plain")
+    depth_embedding: Literal["none", "sinusoid", "learned"] = setting(
+        "vector added to the input of each block, which tells tied layers where they are", default="none"
+    )
+    halting: Literal["none", "act"] = setting(
+        "act: tokens halt at a step of their own; one group of layers is repeated then (all_tied, cycle:M)", default="none"
+    )
+    halting_cost: float = setting("weight of mean(steps + remainder) in the training loss [>= 0]", default=0.01, ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_heads(self.width, self.num_heads, rotary=self.positions == "rotary")
+        require_norm_place(self.residual, self.norm_place)
+        for name in ("kv_sharing", "attention_sharing"):
+            if self.halting != "none" and getattr(self, name) != "none":
+                raise InputError(
+                    f"model.halting = {self.halting!r} and model.{name} = {getattr(self, name)!r} exclude each other"
+                )
+
+    def check_tying(self, pointers: Pointers | None, share: str = "block") -> None:
+        """See BlocksConfig.check_tying; tokens that halt need one group of layers that is repeated."""
+        if self.halting == "none":
+            return
+        where = f"model.halting = {self.halting!r}"
+        if share != "block":
+            raise InputError(f"{where}: binding.share = {share!r} ties parts of layers, and whole ones are repeated")
+        if pointers is None:
+            raise InputError(f"{where}: pointers must not move: --agent all_tied or cycle:M, or --env.freeze-after 0")
+        size = pointers.num_unique
+        repeated = len(pointers) % size == 0 and all(root == layer % size for layer, root in enumerate(pointers))
+        if not repeated or 1 < size == len(pointers):
+            raise InputError(f"{where}: pointers '{pointers}' repeat no group of layers, as all_tied and cycle:M do")
+
+    @property
+    def bound_to_stack(self) -> tuple[str, ...]:
+        """See BlocksConfig.bound_to_stack."""
+        others = [f"model.depth_embedding = {self.depth_embedding!r}"] if self.depth_embedding == "sinusoid" else []
+        others += [f"model.halting = {self.halting!r}"] if self.halting != "none" else []
+        return (*_bound_residual(self.residual), *others)
 
 
 @config
@@ -179,6 +238,7 @@ class BertConfig(ModelConfig):
     norm_place: Literal["post", "pre"] = setting(
         "norms behind each part of a block, as in BERT, or before it", default="post"
     )
+    residual: Annotated[str, one_of(lambda: RESIDUALS)] = setting(_RESIDUAL, default="plain")
     token_types: int = setting(
         "rows of a table of token types, of which the first is used (BERT: 2) [>= 0]", default=0, ge=0
     )
@@ -192,6 +252,12 @@ class BertConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         require_heads(self.width, self.num_heads)
+        require_norm_place(self.residual, self.norm_place)
+
+    @property
+    def bound_to_stack(self) -> tuple[str, ...]:
+        """See BlocksConfig.bound_to_stack."""
+        return tuple(_bound_residual(self.residual))
 
     def require(self) -> None:
         """See BlocksConfig.require."""
@@ -223,6 +289,21 @@ class ViTConfig(BlocksConfig):
 
     def __post_init__(self) -> None:
         require_heads(self.width, self.num_heads)
+
+
+def _bound_residual(residual: str) -> list[str]:
+    return [f"model.residual = {residual!r}"] if residual in ("looped", "deepnet") else []
+
+
+def require_norm_place(residual: str, norm_place: str) -> None:
+    """Check that norms are where a kind of residual has them.
+
+    Raises:
+        InputError: If they are not.
+    """
+    wanted = RESIDUALS[residual]
+    if wanted not in (None, norm_place):
+        raise InputError(f"model.norm_place = {norm_place!r}: model.residual = {residual!r} needs {wanted!r}")
 
 
 def require_heads(width: int, num_heads: int, rotary: bool = False) -> None:
