@@ -132,6 +132,11 @@ def parse(words: Sequence[str]) -> Compression:
         mistakes.append(f"{flags.model}: its layers read what others made (model.kv_sharing or model.attention_sharing)")
     if flags.out is None:
         mistakes.append("--out is missing: the folder of the result")
+    try:
+        if made is not None:
+            made.model.check_apart()
+    except InputError as error:
+        mistakes += error.lines
     if mistakes or made is None:
         raise InputError(mistakes)
     return Compression(flags, made, Path(str(flags.out)), kind, tuple(words))

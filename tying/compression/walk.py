@@ -95,9 +95,9 @@ class BlockWalk:
         norms: str = "shared",
         memory: int = 2**28,
     ) -> None:
-        bound = getattr(getattr(model, "config", None), "bound_to_stack", ())
-        if bound:
-            raise InputError(f"{bound[0]}: a block depends on the others, so none can be tied or removed afterwards")
+        check = getattr(getattr(model, "config", None), "check_apart", None)
+        if check is not None:
+            check()
         self.task = task
         self.model = model
         self.block_runs = 0

@@ -62,6 +62,16 @@ class BlocksConfig:
         """The settings under which a block depends on the number of layers, its place or the tying of the others."""
         return ()
 
+    def check_apart(self) -> None:
+        """Check that blocks of the trained model can be tied or removed.
+
+        Raises:
+            InputError: If a block depends on the others.
+        """
+        if self.bound_to_stack:
+            where = self.bound_to_stack[0]
+            raise InputError(f"{where}: a block depends on the others, so none can be tied or removed afterwards")
+
 
 @config
 class ModelConfig(BlocksConfig):

@@ -289,3 +289,14 @@ def test_questions_that_a_kill_cut_short_are_asked_again(call: Call, pretrained:
     assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 0
     assert figures(tmp_path / "out") == before
     assert len({json.loads(line)["sources"] for line in path.read_text().splitlines()}) > 3
+
+
+def test_a_model_whose_blocks_depend_on_the_others_is_refused_at_once(call: Call, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "decisions.jsonl").touch()
+    (run / "config.json").write_text(json.dumps({"model.residual": "looped"}))
+    done = call("compress", "run", "--out", "out")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "model.residual = 'looped': a block depends on the others" in done.err
+    assert not (tmp_path / "out").exists()
