@@ -128,8 +128,6 @@ def parse(words: Sequence[str]) -> Compression:
     flagged = [f"--{name.replace('_', '-')}={value}" for name, value in beneath.items()]
     mistakes: list[str] = []
     made = parse_config([*given, *flagged, *rest], mistakes)
-    if kind == "run" and made is not None and made.model.shares_activations:
-        mistakes.append(f"{flags.model}: its layers read what others made (model.kv_sharing or model.attention_sharing)")
     if flags.out is None:
         mistakes.append("--out is missing: the folder of the result")
     try:

@@ -37,11 +37,6 @@ class BlocksConfig:
             InputError: If they are not.
         """
 
-    @property
-    def shares_activations(self) -> bool:
-        """Whether blocks read what other blocks made, so that no block can be run apart or taken out."""
-        return False
-
     def figures(self) -> Mapping[str, float]:
         """Return what a run's summary says of the shape, by name."""
         return {}
@@ -125,8 +120,14 @@ class DecoderConfig(ModelConfig):
 
     @property
     def shares_activations(self) -> bool:
-        """See BlocksConfig.shares_activations."""
+        """Whether blocks read what other blocks made."""
         return self.shares_kv or self.map_sources is not None
+
+    @property
+    def bound_to_stack(self) -> tuple[str, ...]:
+        """See BlocksConfig.bound_to_stack."""
+        chosen = {name: getattr(self, name) for name in ("kv_sharing", "attention_sharing")}
+        return tuple(f"model.{name} = {value!r}" for name, value in chosen.items() if value != "none")
 
     def matrices(self, position: int) -> Literal["one", "two", "queries", "map", "values"]:
         """Return which matrices the attention of a position has; see `Attention`."""
@@ -176,11 +177,9 @@ class GPTConfig(DecoderConfig):
         super().__post_init__()
         require_heads(self.width, self.num_heads, rotary=self.positions == "rotary")
         require_norm_place(self.residual, self.norm_place)
-        for name in ("kv_sharing", "attention_sharing"):
-            if self.halting != "none" and getattr(self, name) != "none":
-                raise InputError(
-                    f"model.halting = {self.halting!r} and model.{name} = {getattr(self, name)!r} exclude each other"
-                )
+        sharing = super().bound_to_stack
+        if self.halting != "none" and sharing:
+            raise InputError(f"model.halting = {self.halting!r} and {sharing[0]} exclude each other")
 
     def check_tying(self, pointers: Pointers | None, share: str = "block") -> None:
         """See BlocksConfig.check_tying; tokens that halt need one group of layers that is repeated."""
@@ -201,7 +200,7 @@ class GPTConfig(DecoderConfig):
         """See BlocksConfig.bound_to_stack."""
         others = [f"model.depth_embedding = {self.depth_embedding!r}"] if self.depth_embedding == "sinusoid" else []
         others += [f"model.halting = {self.halting!r}"] if self.halting != "none" else []
-        return (*_bound_residual(self.residual), *others)
+        return (*super().bound_to_stack, *_bound_residual(self.residual), *others)
 
 
 @config

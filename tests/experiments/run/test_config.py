@@ -253,6 +253,8 @@ def test_mistakes_of_the_file_and_of_the_flags_are_told_together(file: Write) ->
             "--model.halting act --agent all_tied --binding.share attention",
             "binding.share = 'attention' ties parts of layers",
         ),
+        ("--model.halting act --model.kv-sharing cla:2", "'act' and model.kv_sharing = 'cla:2' exclude each other"),
+        ("--model.halting act --model.attention-sharing yoco", "and model.attention_sharing = 'yoco' exclude each other"),
         ("--model.halting act --task p_hop", "model.halting = 'act': its cost is no part of the loss of task 'p_hop'"),
     ],
 )

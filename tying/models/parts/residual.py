@@ -168,7 +168,7 @@ def scale_weights(blocks: nn.ModuleList, generator: torch.Generator) -> None:
 def follow_pointers(blocks: nn.ModuleList) -> None:
     """Bring the scales of blocks under `Looped` into line with the tying in force; others are left alone."""
     residuals = _residuals(blocks)
-    if not isinstance(residuals[0], Looped):
+    if not any(isinstance(residual, Looped) for residual in residuals):
         return
     scales = []
     for name in _PARTS.values():

@@ -173,6 +173,17 @@ def test_deepnet_draws_by_xaviers_scheme_with_its_gains() -> None:
         assert block[name].std().item() == pytest.approx(beta * (2 / 320) ** 0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("sharing", ["kv_sharing", "attention_sharing"])
+def test_deepnets_gains_are_those_of_what_a_matrix_makes(sharing: str) -> None:
+    sizes: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "width": 64, sharing: "cla:2"}
+    model = GPT(GPTConfig(norm_place="post", residual="deepnet", **sizes), VOCAB, 0)
+    found = {name.split(".")[-2]: p for block in model.h for name, p in slots(block).items() if p.dim() == 2}
+    gains = {"q": [1.0], "kv": [1.0, 0.5]} if sharing == "kv_sharing" else {"qk": [1.0, 1.0], "v": [0.5]}
+    for kind, expected in gains.items():
+        deviations = [rows.std().item() for rows in found[kind].chunk(len(kind))]
+        assert deviations == pytest.approx([gain * 64**-0.5 for gain in expected], rel=0.08)
+
+
 @pytest.mark.parametrize("residual", ["deepnet", "b2t"])
 def test_a_set_of_weights_is_scaled_once_however_many_layers_use_it(residual: str) -> None:
     """A walk over layers would shrink a root of m layers m times."""
