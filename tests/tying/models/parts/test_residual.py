@@ -10,6 +10,7 @@ from blocks import VOCAB, adamw, batch, slots, step, tiny_gpt
 from torch import Tensor, nn
 
 from tying import LayerBinding, Pointers
+from tying.binding.sharing import spare_parameters
 from tying.errors import InputError
 from tying.models.bert import Bert
 from tying.models.config import RESIDUALS as PLACES
@@ -196,6 +197,19 @@ def test_a_set_of_weights_is_scaled_once_however_many_layers_use_it(residual: st
             assert parameter.std().item() == pytest.approx(slots(untied)[name].std().item(), rel=0.1), name
     if residual == "b2t":
         assert slots(untied)["mlp.up.weight"].std().item() == pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_a_model_that_is_built_tied_is_the_untied_one_tied(residual: str) -> None:
+    pointers = Pointers((0, 1, 1, 0))
+    shape: dict[str, Any] = {"num_heads": 2, "width": 8, "context": 8, "depth_embedding": "learned"}
+    config = GPTConfig(num_layers=4, residual=residual, norm_place=PLACES[residual] or "pre", **shape)
+    whole, spared = GPT(config, VOCAB, 3), GPT(config, VOCAB, None)
+    spared.draw_weights(3, spare_parameters(list(spared.h), "block", "shared", pointers))
+    for model in (whole, spared):
+        LayerBinding(model.h).rebind(pointers)
+    assert [name for name, _ in whole.named_parameters()] == [name for name, _ in spared.named_parameters()]
+    assert all(map(torch.equal, whole.parameters(), spared.parameters()))
 
 
 # Per position.
