@@ -38,9 +38,11 @@ class TrainingConfig:
         if not self.model.num_layers:  # not known before its folder is named
             return
         try:
-            strategies.make(self.env.initial_pointers, self.model.num_layers)
+            pointers = strategies.make(self.env.initial_pointers, self.model.num_layers)
         except InputError as error:
             raise InputError(f"env.initial_pointers: {error}") from error
+        if self.env.freeze_after == 0:
+            self.model.check_tying(pointers, self.binding.share)
 
 
 def with_keywords(base: TrainingConfig, keywords: Mapping[str, Any]) -> TrainingConfig:

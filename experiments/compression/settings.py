@@ -128,12 +128,15 @@ def parse(words: Sequence[str]) -> Compression:
     flagged = [f"--{name.replace('_', '-')}={value}" for name, value in beneath.items()]
     mistakes: list[str] = []
     made = parse_config([*given, *flagged, *rest], mistakes)
-    if kind == "run" and made is not None and made.model.shares_activations:
-        mistakes.append(f"{flags.model}: its layers read what others made (model.kv_sharing or model.attention_sharing)")
     if made is not None and made.binding.delta_rank:
         mistakes.append(f"binding.delta_rank = {made.binding.delta_rank}: copies have no low-rank deltas; set it to 0")
     if flags.out is None:
         mistakes.append("--out is missing: the folder of the result")
+    try:
+        if made is not None:
+            made.model.check_apart()
+    except InputError as error:
+        mistakes += error.lines
     if mistakes or made is None:
         raise InputError(mistakes)
     return Compression(flags, made, Path(str(flags.out)), kind, tuple(words))

@@ -14,6 +14,7 @@ from pydantic import Field, SerializeAsAny
 
 import agents
 from agents.base import Agent, NoConfig
+from agents.fixed import FixedAgent
 from envs.config import TrainingConfig
 from envs.presets import PRESETS, preset
 from envs.reward import kind
@@ -22,6 +23,7 @@ from tying.config import build, by_name, config, fields_of, flat, nested, overri
 from tying.errors import InputError
 from tying.files import read_json
 from tying.pointers import FORMS
+from tying.strategies import make_schedule
 
 T = TypeVar("T")
 FORMAT = 2
@@ -186,7 +188,29 @@ def _conflicts(made: Config) -> list[str]:
             f"reward.name = {made.reward.name!r}: agent {made.agent.name!r} adds rewards up, which ranks patterns only "
             "under rewards of changes: improvement, fork"
         )
+    try:
+        _check_moves(made, cls)
+    except InputError as error:
+        lines += error.lines
     return lines
+
+
+def _check_moves(made: Config, cls: type) -> None:
+    """Check that the model can run with every tying that the agent may choose.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if not made.env.freeze_after:  # the environment's settings have been checked
+        return
+    try:
+        made.model.check_tying(None, made.binding.share)
+    except InputError:
+        if not issubclass(cls, FixedAgent):
+            raise
+        schedule = make_schedule(made.hyperparameters["strategy"], made.model.num_layers)
+        for _, pointers in schedule.stages:
+            made.model.check_tying(pointers, made.binding.share)
 
 
 def read_config(path: Path, trust: bool = False) -> dict[str, Any]:

@@ -6,6 +6,9 @@ parameter belongs to is read from the modules around it, so `share` means the sa
 - attention: self- and cross-attention, their projections and the norms of queries and keys;
 - feed_forward: the MLP, or experts and their router; in blocks that hold the two matrices themselves, those;
 - neither: the norms of the residual stream (before or after a part), layer scales, convolutions, state-space mixers.
+
+Parameters that tell positions apart (the scales of a residual path, a depth embedding) never follow pointers, whatever
+`share` is: their module's class says so by an attribute `per_position = True`.
 """
 
 import re
@@ -32,6 +35,16 @@ def norm_names(block: nn.Module) -> frozenset[str]:
         for path, module in block.named_modules()
         if path and _is_norm(module)
         for name, _ in module.named_parameters(recurse=False)
+    )
+
+
+def position_names(block: nn.Module) -> frozenset[str]:
+    """Return the parameters in modules whose class has `per_position = True`."""
+    return frozenset(
+        f"{path}.{name}"
+        for path, module in block.named_modules()
+        if path and getattr(module, "per_position", False) is True
+        for name, _ in module.named_parameters()
     )
 
 
@@ -85,7 +98,7 @@ def shared_names(block: nn.Module, share: str, norms: str) -> tuple[str, ...]:
     Args:
         block: One of the equal blocks.
         share: "block" (everything), "attention", "feed_forward", or patterns of parameter names joined by commas
-            ("attn.*,mlp.up.*").
+            ("attn.*,mlp.up.*"); without those of `position_names` in any case.
         norms: "shared": norms are treated like any other parameter; "private": norms never follow the pointers.
 
     Raises:
@@ -140,6 +153,7 @@ def _choose(block: nn.Module, names: Sequence[str], share: str, norms: str) -> f
         chosen = part_names(block, share) & frozenset(names)
     else:
         chosen = frozenset(name for name in names if any(fnmatch(name, pattern) for pattern in _patterns(share)))
+    chosen -= position_names(block)
     return chosen if norms == "shared" else chosen - norm_names(block)
 
 

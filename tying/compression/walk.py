@@ -109,6 +109,9 @@ class BlockWalk:
         with _evaluating(model):
             self._recorded = [self._record(batch) for batch in batches]
             plain = [float(task.loss(model, recorded.batch)) for recorded in self._recorded]
+        check = getattr(getattr(model, "config", None), "check_apart", None)
+        if check is not None:
+            check()
         self.original = self._mean(plain)
         found = self.loss(Sources.original(len(self._blocks)))
         if not abs(found - self.original) <= _TOLERANCE * max(1.0, abs(self.original)):

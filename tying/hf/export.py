@@ -166,6 +166,10 @@ def _gpt2(model: Any) -> tuple[Any, Kind]:
         "model.qk_norm": own.qk_norm,
         "model.kv_sharing": own.shares_kv,
         "model.attention_sharing": own.map_sources is not None,
+        "model.norm_place = 'post'": own.norm_place == "post",
+        "model.residual": own.residual != "plain",
+        "model.depth_embedding": own.depth_embedding != "none",
+        "model.halting": own.halting != "none",
     }
     _require("GPT2LMHeadModel", wrong)
     config = GPT2Config(
@@ -258,7 +262,8 @@ def _bert(model: Any) -> tuple[Any, Kind]:
     import transformers
 
     own: BertConfig = model.config
-    _require("BERT", {"model.norm_place = 'pre'": own.norm_place == "pre"})
+    wrong = {"model.norm_place = 'pre'": own.norm_place == "pre", "model.residual": own.residual != "plain"}
+    _require("BERT", wrong)
     kind = "bert" if model.embeddings.map is None else "albert"
     sizes: dict[str, Any] = (
         {} if kind == "bert" else {"embedding_size": own.embedding_size, "num_hidden_groups": own.num_layers}

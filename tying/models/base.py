@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, C width, V vocabulary.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -36,7 +36,7 @@ class BlockModel(nn.Module, ABC):
     """
 
     Config: ClassVar[type[BlocksConfig]] = BlocksConfig
-    residual_outputs: ClassVar[tuple[str, ...]] = ()
+    residual_outputs: tuple[str, ...] = ()
     h: nn.ModuleList
 
     @isolated()
@@ -83,7 +83,9 @@ class BlockModel(nn.Module, ABC):
             else:
                 nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
-    def run_blocks(self, x: Tensor, *others: Tensor | None, cache: Cache | None = None) -> Tensor:
+    def run_blocks(
+        self, x: Tensor, *others: Tensor | None, cache: Cache | None = None, blocks: Iterable[nn.Module] | None = None
+    ) -> Tensor:
         """Run all blocks: (B, T, C) -> (B, T, C); with `recompute`, only their inputs are kept for the backward pass.
 
         Args:
@@ -91,8 +93,9 @@ class BlockModel(nn.Module, ABC):
             *others: What every block takes besides, such as positions.
             cache: With it, a block takes one thing more, `Cache.before`, and returns what its attention has read. These go
                 through checkpoints as inputs and outputs, so that gradients reach their maker.
+            blocks: Some of them instead; without a cache.
         """
-        for position, block in enumerate(self.h):
+        for position, block in enumerate(self.h if blocks is None else blocks):
             given = others if cache is None else (*others, cache.before(position))
             if self.recompute and self.training:
                 x = checkpoint(block, x, *given, use_reentrant=False)

@@ -13,6 +13,7 @@ from tying.models.base import BlockModel
 from tying.models.config import BertConfig
 from tying.models.parts.attention import Attention
 from tying.models.parts.feed_forward import FeedForward
+from tying.models.parts.residual import RESIDUALS, follow_pointers, scale_weights
 
 _EPS = 1e-12  # of the norms, as in BERT
 
@@ -22,7 +23,7 @@ class Block(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.norm_first = config.norm_place == "pre"
+        self.residual = RESIDUALS[config.residual](config.width, config.num_layers, config.norm_place == "pre")
         self.attn = Attention(config.width, config.num_heads, bias=True, dropout=config.dropout, causal=False)
         self.ln_1 = nn.LayerNorm(config.width, _EPS)
         self.mlp = FeedForward(config.width, bias=True, dropout=config.dropout)
@@ -30,12 +31,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, C) -> (B, T, C); the mask (B, 1, 1, T) is True where a token may be seen."""
-        if self.norm_first:
-            x = x + self.attn(self.ln_1(x), mask=mask)
-            x = x + self.mlp(self.ln_2(x))
-        else:
-            x = self.ln_1(x + self.attn(x, mask=mask))
-            x = self.ln_2(x + self.mlp(x))
+        x = self.residual(x, (self.ln_1, lambda y: self.attn(y, mask=mask)), (self.ln_2, self.mlp))
         return x
 
 
@@ -110,6 +106,11 @@ class Bert(BlockModel):
         self.lm_head = None if num_classes else MaskedLMHead(config, vocab_size, embedding_size)
         self.head = ClassificationHead(config, num_classes) if num_classes else None
 
+    def init_weights(self, generator: torch.Generator) -> None:
+        """See BlockModel.init_weights."""
+        super().init_weights(generator)
+        scale_weights(self.h, generator)
+
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return logits: (B, T) int64 -> (B, T, V), or (B, classes).
 
@@ -117,6 +118,7 @@ class Bert(BlockModel):
             tokens: Their ids.
             mask: (B, T), 0 where a text is filled up.
         """
+        follow_pointers(self.h)
         x = self.run_blocks(self.embeddings(tokens), None if mask is None else mask.bool()[:, None, None, :])
         x = x if self.ln_f is None else self.ln_f(x)
         logits: Tensor

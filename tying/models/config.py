@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tying.config import config, setting
+from tying.config import config, one_of, setting
 from tying.errors import InputError
 from tying.models import activation_sharing
 from tying.pointers import Pointers
+
+# How parts of a block join the residual stream (`tying.models.parts.residual`), and where the norms have to be for it.
+RESIDUALS = {"plain": None, "looped": "pre", "admin": "post", "deepnet": "post", "b2t": "post"}
+_RESIDUAL = (
+    "how parts of a block are added to the residual stream: plain; looped (norms before), scaled by how many positions "
+    "share; admin, deepnet, b2t (norms behind), for deep stacks"
+)
 
 
 @config
@@ -30,14 +37,35 @@ class BlocksConfig:
             InputError: If they are not.
         """
 
-    @property
-    def shares_activations(self) -> bool:
-        """Whether blocks read what other blocks made, so that no block can be run apart or taken out."""
-        return False
-
     def figures(self) -> Mapping[str, float]:
         """Return what a run's summary says of the shape, by name."""
         return {}
+
+    def check_tying(self, pointers: Pointers | None, share: str = "block") -> None:
+        """Check that the model can run with layers tied so.
+
+        Args:
+            pointers: The tying; None: any, since an agent moves pointers.
+            share: The parameters that follow the pointers.
+
+        Raises:
+            InputError: If it cannot.
+        """
+
+    @property
+    def bound_to_stack(self) -> tuple[str, ...]:
+        """The settings under which a block depends on the number of layers, its place or the tying of the others."""
+        return ()
+
+    def check_apart(self) -> None:
+        """Check that blocks of the trained model can be tied or removed.
+
+        Raises:
+            InputError: If a block depends on the others.
+        """
+        if self.bound_to_stack:
+            where = self.bound_to_stack[0]
+            raise InputError(f"{where}: a block depends on the others, so none can be tied or removed afterwards")
 
 
 @config
@@ -92,8 +120,14 @@ class DecoderConfig(ModelConfig):
 
     @property
     def shares_activations(self) -> bool:
-        """See BlocksConfig.shares_activations."""
+        """Whether blocks read what other blocks made."""
         return self.shares_kv or self.map_sources is not None
+
+    @property
+    def bound_to_stack(self) -> tuple[str, ...]:
+        """See BlocksConfig.bound_to_stack."""
+        chosen = {name: getattr(self, name) for name in ("kv_sharing", "attention_sharing")}
+        return tuple(f"model.{name} = {value!r}" for name, value in chosen.items() if value != "none")
 
     def matrices(self, position: int) -> Literal["one", "two", "queries", "map", "values"]:
         """Return which matrices the attention of a position has; see `Attention`."""
@@ -129,10 +163,44 @@ class GPTConfig(DecoderConfig):
         "a learned table, or rotations or linear biases inside attention: sooner beyond bigrams", default="learned"
     )
     qk_norm: bool = setting("norm queries and keys per head", default=False)
+    norm_place: Literal["pre", "post"] = setting("norms before each part of a block, or behind it", default="pre")
+    residual: Annotated[str, one_of(lambda: RESIDUALS)] = setting(_RESIDUAL, default="plain")
+    depth_embedding: Literal["none", "sinusoid", "learned"] = setting(
+        "vector added to the input of each block, which tells tied layers where they are", default="none"
+    )
+    halting: Literal["none", "act"] = setting(
+        "act: tokens halt at a step of their own; one group of layers is repeated then (all_tied, cycle:M)", default="none"
+    )
+    halting_cost: float = setting("weight of mean(steps + remainder) in the training loss [>= 0]", default=0.01, ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_heads(self.width, self.num_heads, rotary=self.positions == "rotary")
+        require_norm_place(self.residual, self.norm_place)
+        sharing = super().bound_to_stack
+        if self.halting != "none" and sharing:
+            raise InputError(f"model.halting = {self.halting!r} and {sharing[0]} exclude each other")
+
+    def check_tying(self, pointers: Pointers | None, share: str = "block") -> None:
+        """See BlocksConfig.check_tying; tokens that halt need one group of layers that is repeated."""
+        if self.halting == "none":
+            return
+        where = f"model.halting = {self.halting!r}"
+        if share != "block":
+            raise InputError(f"{where}: binding.share = {share!r} ties parts of layers, and whole ones are repeated")
+        if pointers is None:
+            raise InputError(f"{where}: pointers must not move: --agent all_tied or cycle:M, or --env.freeze-after 0")
+        size = pointers.num_unique
+        repeated = len(pointers) % size == 0 and all(root == layer % size for layer, root in enumerate(pointers))
+        if not repeated or 1 < size == len(pointers):
+            raise InputError(f"{where}: pointers '{pointers}' repeat no group of layers, as all_tied and cycle:M do")
+
+    @property
+    def bound_to_stack(self) -> tuple[str, ...]:
+        """See BlocksConfig.bound_to_stack."""
+        others = [f"model.depth_embedding = {self.depth_embedding!r}"] if self.depth_embedding == "sinusoid" else []
+        others += [f"model.halting = {self.halting!r}"] if self.halting != "none" else []
+        return (*super().bound_to_stack, *_bound_residual(self.residual), *others)
 
 
 @config
@@ -179,6 +247,7 @@ class BertConfig(ModelConfig):
     norm_place: Literal["post", "pre"] = setting(
         "norms behind each part of a block, as in BERT, or before it", default="post"
     )
+    residual: Annotated[str, one_of(lambda: RESIDUALS)] = setting(_RESIDUAL, default="plain")
     token_types: int = setting(
         "rows of a table of token types, of which the first is used (BERT: 2) [>= 0]", default=0, ge=0
     )
@@ -192,6 +261,12 @@ class BertConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         require_heads(self.width, self.num_heads)
+        require_norm_place(self.residual, self.norm_place)
+
+    @property
+    def bound_to_stack(self) -> tuple[str, ...]:
+        """See BlocksConfig.bound_to_stack."""
+        return tuple(_bound_residual(self.residual))
 
     def require(self) -> None:
         """See BlocksConfig.require."""
@@ -223,6 +298,21 @@ class ViTConfig(BlocksConfig):
 
     def __post_init__(self) -> None:
         require_heads(self.width, self.num_heads)
+
+
+def _bound_residual(residual: str) -> list[str]:
+    return [f"model.residual = {residual!r}"] if residual in ("looped", "deepnet") else []
+
+
+def require_norm_place(residual: str, norm_place: str) -> None:
+    """Check that norms are where a kind of residual has them.
+
+    Raises:
+        InputError: If they are not.
+    """
+    wanted = RESIDUALS[residual]
+    if wanted not in (None, norm_place):
+        raise InputError(f"model.norm_place = {norm_place!r}: model.residual = {residual!r} needs {wanted!r}")
 
 
 def require_heads(width: int, num_heads: int, rotary: bool = False) -> None:

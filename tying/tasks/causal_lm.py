@@ -4,9 +4,9 @@ Shapes: B batch, T tokens (the model's context).
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,15 @@ class CausalLM(TextTask):
         tokens, targets = batch
         loss: Tensor = model.loss(tokens, targets)  # type: ignore[operator]
         return loss
+
+    def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the metrics of a text and, of a model whose tokens halt, `mean_steps` per token."""
+        halting: Any = getattr(model, "halting", None)
+        if halting is None:
+            return super().metrics(model, batches)
+        with halting.watched() as passes:
+            metrics = super().metrics(model, batches)
+        return {**metrics, "mean_steps": float(torch.cat([p.steps.flatten().cpu() for p in passes]).double().mean())}
 
     def size(self, batch: Batch) -> int:
         """Return the number of tokens predicted."""

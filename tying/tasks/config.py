@@ -7,7 +7,7 @@ from tying.config import config, setting
 from tying.data import corpora, images, labelled
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
-from tying.models.config import BertConfig, BlocksConfig
+from tying.models.config import BertConfig, BlocksConfig, GPTConfig
 from tying.registry import is_foreign
 
 
@@ -113,6 +113,12 @@ class PHopConfig(TaskConfig):
     hops: int = setting("p: steps from a position to its answer, one after another [hops, >= 1]", default=4, ge=1)
     alphabet: int = setting("different tokens V [tokens, 2 to 65536]", default=4, ge=2, le=65_536)
     eval_sequences: int = setting("size of the reward split, and of the test split [sequences, >= 1]", default=1024, ge=1)
+
+    def check(self, model: BlocksConfig) -> None:
+        """See TaskConfig.check."""
+        super().check(model)
+        if isinstance(model, GPTConfig) and model.halting != "none":
+            raise InputError(f"model.halting = {model.halting!r}: its cost is no part of the loss of task 'p_hop'")
 
     def require_data(self, data: DataConfig) -> None:
         """Check that no text is named, since none is read."""

@@ -240,15 +240,16 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out" / "config.json").exists()
 
 
-@pytest.mark.parametrize("option", ["kv_sharing", "attention_sharing"])
-def test_a_run_whose_layers_read_what_others_made_is_refused(call: Call, tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize("setting", ["kv_sharing = 'cla:2'", "attention_sharing = 'cla:2'", "residual = 'looped'"])
+def test_a_run_whose_layers_depend_on_each_other_is_refused(call: Call, tmp_path: Path, setting: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.json").write_text(dump(config_of(*SMALL, f"--model.{option.replace('_', '-')}", "cla:2")))
+    flag = f"--model.{setting.replace('_', '-').replace(' = ', '=')}".replace("'", "")
+    (run / "config.json").write_text(dump(config_of(*SMALL, flag)))
     (run / "decisions.jsonl").touch()
     done = call("compress", run, "--out", "out")
     assert (done.status, done.err.count("\n")) == (2, 1)
-    assert f"{run}: its layers read what others made (model.kv_sharing or model.attention_sharing)" in done.err
+    assert f"model.{setting}: a block depends on the others" in done.err
     assert not (tmp_path / "out").exists()
 
 

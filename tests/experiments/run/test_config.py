@@ -229,3 +229,39 @@ def test_mistakes_of_the_file_and_of_the_flags_are_told_together(file: Write) ->
     assert len(found) == 3
     for part in ("model.widht", "--sed", "env.freeze_after"):
         assert sum(part in line for line in found) == 1, part
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--model.residual admin", "model.norm_place = 'pre': model.residual = 'admin' needs 'post'"),
+        (
+            "--model.residual looped --model.norm-place post",
+            "model.norm_place = 'post': model.residual = 'looped' needs 'pre'",
+        ),
+        ("--model.halting act --agent dqn", "model.halting = 'act': pointers must not move: "),
+        (
+            "--model.halting act --agent sequence:3",
+            "model.halting = 'act': pointers '0 0 2 2 4 4' repeat no group of layers",
+        ),
+        (
+            "--model.halting act --agent untie_after:50:all_tied",
+            "model.halting = 'act': pointers '0 1 2 3 4 5' repeat no group",
+        ),
+        ("--model.halting act --env.freeze-after 0", "model.halting = 'act': pointers '0 1 1 1 1 1' repeat no group"),
+        (
+            "--model.halting act --agent all_tied --binding.share attention",
+            "binding.share = 'attention' ties parts of layers",
+        ),
+        ("--model.halting act --model.kv-sharing cla:2", "'act' and model.kv_sharing = 'cla:2' exclude each other"),
+        ("--model.halting act --model.attention-sharing yoco", "and model.attention_sharing = 'yoco' exclude each other"),
+        ("--model.halting act --task p_hop", "model.halting = 'act': its cost is no part of the loss of task 'p_hop'"),
+    ],
+)
+def test_options_of_a_model_that_exclude_others_are_refused_at_once(flags: str, line: str) -> None:
+    assert line in mistake("--preset", "mini", *flags.split())
+
+
+def test_tokens_halt_where_pointers_do_not_move() -> None:
+    for flags in ("--agent all_tied", "--agent cycle:3", "--agent ppo --env.freeze-after 0 --env.initial-pointers cycle:2"):
+        assert config_of("--preset", "mini", "--model.halting", "act", *flags.split()).model.halting == "act"

@@ -117,3 +117,28 @@ def test_train_returns_the_run(
     assert (again.path, known.path) == (Path("again"), finished)
     assert again.summary["test_loss"] == known.summary["test_loss"]
     assert f"{finished} is finished" in capsys.readouterr().out.replace("\n", "")
+
+
+OPTIONS = {
+    "--model.residual looped --model.depth-embedding sinusoid": ("dqn", "surrogate", "sequence:2"),
+    "--model.norm-place post --model.residual admin --model.depth-embedding learned": ("dqn", "surrogate", "sequence:2"),
+    "--model.norm-place post --model.residual deepnet": ("dqn", "sequence:2"),
+    "--model.norm-place post --model.residual b2t": ("surrogate", "sequence:2"),
+    "--model.halting act --model.depth-embedding learned": ("all_tied", "dqn --env.freeze-after 0", "cycle:1"),
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_of_a_model_train_under_any_agent_and_are_read_back(tmp_path: Path, options: str) -> None:
+    (tmp_path / "corpus.txt").write_text(words(6_000), encoding="utf-8")
+    flags = [*SMALL, "--data.path", tmp_path / "corpus.txt", *options.split(), "--env.initial-pointers", "all_tied"]
+    for number, agent in enumerate(OPTIONS[options]):
+        assert call_in(tmp_path, "train", *flags, "--agent", *agent.split(), "--out", str(number)) == 0
+        run = load_run(tmp_path / str(number))
+        batches = run.task.evaluation_batches("test", run.config.trainer.batch_size)
+        metrics = run.task.metrics(run.model, batches)
+        assert {name: run.summary[f"test_{name}"] for name in metrics} == metrics
+        assert sum(p.numel() for p in run.model.parameters()) == run.summary["trainable_params"]
+        assert ("halting" in options) == ("mean_steps" in metrics)
+        assert 1 <= metrics.get("mean_steps", 1) <= 3

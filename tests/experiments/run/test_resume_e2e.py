@@ -172,6 +172,9 @@ def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Fini
         ("--agent ppo --agent.n-steps 8 --reward fork --reward.baseline 0.9 --reward.param-target 0.5", 13),
         ("--agent dqn --env.gradient-statistics --binding.share attention", 13),
         ("--agent ppo --agent.n-steps 8", 24),  # after the last decision
+        ("--agent dqn --model.residual looped --model.depth-embedding sinusoid", 13),
+        ("--agent surrogate --model.norm-place post --model.residual admin --model.depth-embedding learned", 13),
+        ("--agent all_tied --model.halting act", 13),
         *((f"{kind} --agent dqn", 13) for kind in KINDS),
         ("kv_sharing --agent share_then_unshare:40", 9),
         ("--model llama --model.attention-sharing cla:2 --model.dropout 0 --agent local_search --trainer.recompute", 13),

@@ -247,3 +247,28 @@ def test_counts_of_equal_blocks_need_one_block_alone() -> None:
             for pointers in Pointers.all(LAYERS):
                 count = trainable_params(family.blocks[0], binding.shared_names, pointers)
                 assert binding.trainable_params_of(pointers) == count
+
+
+class Marked(nn.Module):
+    """A module whose parameters belong to a position."""
+
+    per_position = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList([nn.Linear(2, 2)])
+        self.own = nn.Parameter(torch.zeros(2))
+
+
+def test_what_belongs_to_a_position_follows_under_no_choice() -> None:
+    blocks = [nn.ModuleDict({"attn": nn.Linear(2, 2), "mlp": nn.Linear(2, 2), "place": Marked()}) for _ in range(3)]
+    rest = ("attn.weight", "attn.bias", "mlp.weight", "mlp.bias")
+    assert shared_names(blocks[0], "block", "shared") == rest
+    assert shared_names(blocks[0], "*", "private") == rest
+    assert shared_names(blocks[0], "attention", "shared") == rest[:2]
+    with pytest.raises(InputError, match="leaves nothing to share"):
+        shared_names(blocks[0], "place.*", "shared")
+    binding = LayerBinding(blocks)
+    binding.rebind("0 0 0")
+    assert binding.private_names == (("place.own", "place.inner.0.weight", "place.inner.0.bias"),) * 3
+    assert binding.trainable_params == trainable_params(blocks[0], rest, binding.pointers) == 12 + 3 * 8

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +141,23 @@ def test_blocks_that_read_what_others_made_are_refused(tmp_path: Path, option: s
     task = CausalLM(plain.config, sharing, plain.data_config)
     with pytest.raises(InputError, match=rf"of other blocks \(.*model\.{option}"):
         BlockWalk(task, make_model(task), plain.evaluation_batches("reward", 4, 1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"residual": "looped"},
+        {"residual": "deepnet", "norm_place": "post"},
+        {"depth_embedding": "sinusoid"},
+        {"halting": "act"},
+    ],
+    ids=str,
+)
+def test_a_model_whose_blocks_depend_on_the_others_is_refused(task: CausalLM, options: dict[str, Any]) -> None:
+    model = make_model(task)
+    model.config = dataclasses.replace(model.config, **options)
+    with pytest.raises(InputError, match=f"^model.{next(iter(options))} = .*: a block depends on the others"):
+        BlockWalk(task, model, task.evaluation_batches("reward", 4, 1))
 
 
 def test_sources_of_another_length_are_refused(task: CausalLM) -> None:

@@ -115,12 +115,17 @@ def test_what_ours_lacks_is_zero_there() -> None:
 
 
 def test_what_would_compute_something_else_is_refused() -> None:
-    for options, word in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"positions": "rotary"}, "model.positions"),
         ({"qk_norm": True}, "model.qk_norm"),
+        ({"norm_place": "post"}, "model.norm_place = 'post'"),
+        ({"residual": "looped"}, "model.residual"),
+        ({"depth_embedding": "learned"}, "model.depth_embedding"),
+        ({"halting": "act"}, "model.halting"),
         ({"kv_sharing": "0 1 2"}, "model.kv_sharing"),
         ({"attention_sharing": "0 1 2"}, "model.attention_sharing"),
-    ):
+    ]
+    for options, word in refused:
         with pytest.raises(InputError, match=f"GPT2LMHeadModel: would compute something else, because of {word}"):
             tying.hf.to_transformers(GPT(GPTConfig(**SIZES, **options), VOCAB, 0))
     for option in ("kv_sharing", "attention_sharing"):
@@ -128,6 +133,8 @@ def test_what_would_compute_something_else_is_refused() -> None:
             tying.hf.to_transformers(Llama(LlamaConfig(**SIZES, **{option: "cla:2"}), VOCAB, 0))
     with pytest.raises(InputError, match="norm_place = 'pre'"):
         tying.hf.to_transformers(Bert(BertConfig(**SIZES, norm_place="pre"), (VOCAB, 0), 0))
+    with pytest.raises(InputError, match=r"^BERT: would compute something else, because of model\.residual"):
+        tying.hf.to_transformers(Bert(BertConfig(**SIZES, residual="b2t"), (VOCAB, 0), 0))
     with pytest.raises(InputError, match="ViT: only gpt, llama and bert"):
         tying.hf.to_transformers(ViT(ViTConfig(num_layers=2), ImageSize(1, 4, 4, 2), 0))
     gpt2 = transformers.GPT2LMHeadModel(

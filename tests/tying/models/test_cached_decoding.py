@@ -1,5 +1,7 @@
 """Decoding with a cache of keys and values: the same logits and tokens as without, for fewer computed tokens."""
 
+import itertools
+
 import pytest
 import torch
 from blocks import batch
@@ -9,9 +11,17 @@ from tying import LayerBinding, Pointers
 from tying.models.base import Model
 from tying.models.parts.cache import Cache
 
+# With other paths around attention.
+PATHS: list[dict[str, str]] = [
+    {"residual": "looped", "depth_embedding": "sinusoid", "kv_sharing": "cla:2"},
+    {"norm_place": "post", "residual": "admin", "depth_embedding": "learned", "attention_sharing": "cla:2"},
+    {"norm_place": "post", "residual": "b2t"},
+]
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("name", DECODERS)
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*itertools.product(DECODERS, OPTIONS), *(("gpt", options) for options in PATHS)], ids=str
+)
 def test_logits_are_those_of_the_whole_text(name: str, options: dict[str, str]) -> None:
     model = make_decoder(name, **options)
     LayerBinding(model.h).rebind("0 0 2 0")

@@ -42,15 +42,28 @@ def test_no_token_sees_a_later_one() -> None:
     assert not torch.allclose(before[:, 5:], after[:, 5:])
 
 
-OPTIONS = [{"positions": "rotary"}, {"positions": "alibi"}, {"qk_norm": True}, {"positions": "rotary", "qk_norm": True}]
+POST: dict[str, object] = {"norm_place": "post"}
+# With the parameters that each adds to the plain model of three layers of width 8.
+OPTIONS: list[tuple[dict[str, object], int]] = [
+    ({"positions": "rotary"}, -64),
+    ({"positions": "alibi"}, -64),
+    ({"qk_norm": True}, 3 * 8),
+    ({"positions": "rotary", "qk_norm": True}, 3 * 8 - 64),
+    (POST, -16),
+    ({"residual": "looped"}, 0),
+    ({**POST, "residual": "admin"}, 3 * 2 * 8 - 16),
+    ({**POST, "residual": "deepnet"}, -16),
+    ({**POST, "residual": "b2t"}, -16),
+    ({"depth_embedding": "sinusoid"}, 0),
+    ({"depth_embedding": "learned"}, 3 * 8),
+]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_options_are_counted_trained_and_causal(options: dict[str, object]) -> None:
-    """Without a table of positions 8 * 8 parameters less; a norm of queries and one of keys per layer, 4 gains each."""
+@pytest.mark.parametrize(("options", "more"), OPTIONS, ids=str)
+def test_options_are_counted_trained_and_causal(options: dict[str, object], more: int) -> None:
+    """A table of positions has 8 * 8 parameters, qk_norm 2 * 4 gains per layer, the last norm 2 * 8, a vector 8."""
     model = tiny_gpt(3, **options)
-    table, norms = 64 * ("positions" in options), 3 * 8 * ("qk_norm" in options)
-    assert num_params(model) == num_params(tiny_gpt(3)) - table + norms
+    assert num_params(model) == num_params(tiny_gpt(3)) + more
     model.loss(*batch()).backward()
     assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in model.parameters())
     tokens, _ = batch()
@@ -62,7 +75,8 @@ def test_options_are_counted_trained_and_causal(options: dict[str, object]) -> N
 
 
 def test_options_that_are_off_leave_names_and_logits_as_they_were() -> None:
-    plain, explicit = tiny_gpt(2), tiny_gpt(2, positions="learned", qk_norm=False)
+    off = {"positions": "learned", "qk_norm": False, "residual": "plain", "norm_place": "pre", "depth_embedding": "none"}
+    plain, explicit = tiny_gpt(2), tiny_gpt(2, **off, halting="none", halting_cost=1.0)
     block = "ln_1.weight ln_1.bias attn.qkv.weight attn.qkv.bias attn.proj.weight attn.proj.bias ln_2.weight ln_2.bias "
     block += "mlp.up.weight mlp.up.bias mlp.down.weight mlp.down.bias"
     names = [f"h.{layer}.{name}" for layer in range(2) for name in block.split()]

@@ -1,0 +1,20 @@
+"""The tying in force, as a model itself can see it."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from tying.pointers import Pointers
+
+
+def pointers_in_force(blocks: Sequence[nn.Module], *names: str) -> Pointers:
+    """Return which blocks use the same parameters now.
+
+    Parameters are the same where their memory is, so this also sees a tie through the leaves that
+    `LayerBinding.separated` lends to every layer.
+
+    Args:
+        blocks: The blocks, layer 0 first, with values.
+        names: Parameters of a block; blocks are tied that share all of them.
+    """
+    return Pointers.from_labels(tuple(block.get_parameter(name).data_ptr() for name in names) for block in blocks)
