@@ -19,8 +19,6 @@ _HEALING = {
     "optim.weight_decay": 0.01,
     "optim.tied_rate": 0.0,
     "reward.num_batches": 4,
-    # Sets must be worth more than what the loss of the best pattern rises by, or an agent that searches keeps them all.
-    "reward.param_weight": 1.0,
 }
 _PRETRAINED = {"task.head": "embedding", "model.context": 32, "data.corpus": "python-docs"}
 

@@ -18,7 +18,8 @@ from tests.conftest import Finished, words
 from tests.experiments.runs import SMALL, config_of
 from tests.tying.hf.folders import make_folder
 from tying import tasks
-from tying.compression import Sources
+from tying.compression import Sources, rules
+from tying.compression.search import every
 from tying.data.corpora import DataConfig
 from tying.hf.config import HFConfig, HFTaskConfig
 
@@ -201,13 +202,20 @@ def test_another_persons_model_of_nine_layers(call: Call, write_module: Callable
     assert "returned a int: expected a model and its" in refused.err
 
 
-@pytest.mark.parametrize("search", ["dqn", "local_search", "random"])
+@pytest.mark.parametrize("search", ["dqn", "local_search", "random", "additive", "surrogate", "greedy"])
 def test_an_agent_searches(call: Call, pretrained: tuple[str, ...], tmp_path: Path, search: str) -> None:
     flags = ("--search", search, "--decisions", "30", "--unique", "2", "--out", "out")
     done = call("compress", *pretrained, *flags)
     assert done.status == 0, done.err
     assert summary(tmp_path / "out")["search"] == search
     assert summary(tmp_path / "out")["num_sets"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "out" / "queries.jsonl").read_text().splitlines()]
+    asked = {Sources.parse(line["sources"]) for line in lines if line["split"] == "reward"}
+    within = {sources for sources in asked if 0 < sources.num_sets <= 2}
+    by_rule = {*rules.tyings(3, 2).values(), *rules.removals(3, 2).values()}
+    assert within - by_rule  # the agent's own
+    if search in ("additive", "greedy"):  # every way to tie or remove one of three layers
+        assert set(every(3, 2)) <= within
 
 
 def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:
