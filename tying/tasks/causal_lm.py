@@ -52,6 +52,11 @@ class CausalLM(TextTask):
         loss: Tensor = model.loss(tokens, targets)  # type: ignore[operator]
         return loss
 
+    def logits(self, model: nn.Module, tokens: Tensor) -> Tensor:
+        """Return a model's scores of every next token: (B, T) int64 -> (B, T, V)."""
+        logits: Tensor = model(tokens)
+        return logits
+
     def size(self, batch: Batch) -> int:
         """Return the number of tokens predicted."""
         return batch[1].numel()

@@ -19,6 +19,7 @@ from tests.experiments.runs import SMALL, config_of
 from tests.tying.hf.folders import make_folder
 from tying import tasks
 from tying.compression import Sources, rules
+from tying.compression.divergence import Divergence
 from tying.compression.search import every
 from tying.data.corpora import DataConfig
 from tying.hf.config import HFConfig, HFTaskConfig
@@ -162,6 +163,21 @@ def test_a_run_goes_to_a_run_that_samples(call: Call, run: Path, tmp_path: Path)
     assert call("sample", tmp_path / "out" / "model", "--num-tokens", "5").status == 0
 
 
+def test_damage_is_the_divergence_from_the_original_too(call: Call, run: Path, tmp_path: Path) -> None:
+    done = call("compress", run, *SHORT, "--target", "0.5", "--objective", "kl", "--out", "out")
+    assert done.status == 0, done.err
+    found, made = summary(tmp_path / "out"), load_run(tmp_path / "out" / "model")
+    assert found["original"] == 0
+    assert found["objective"] == "kl"
+    original = load_run(run)
+    with torch.no_grad():
+        batches = list(made.task.evaluation_batches("test", 4, 3))
+        divergence = Divergence(original.task, original.model).metrics(made.model, batches)["loss"]
+        loss = made.task.metrics(made.model, batches)["loss"]
+    assert found["healed"] == pytest.approx(divergence, abs=1e-6)
+    assert made.summary["test_loss"] == pytest.approx(loss, abs=1e-6)  # a run's losses are those of its task
+
+
 def test_a_run_of_a_pretrained_model_goes_to_a_folder_of_transformers(call: Call, root: Path, tmp_path: Path) -> None:
     flags = ("--preset", "tiny", "--task", "hf", "--model.pretrained", str(root / "gpt2"), "--model.context", "16")
     data = ("--data.path", str(root / "corpus.txt"), "--trainer.iterations", "4", "--agent", "0 0 2")
@@ -233,6 +249,7 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
         (("--unique", "0"), "--unique 0: a model keeps at least 1 set"),
         (("--target", "0.5", "--unique", "2"), "--target and --unique are both set"),
         (("--search", "dqm"), "dqm"),
+        (("--objective", "kl"), "--objective kl: it is for causal language models"),
         (("--sort", "1"), "unknown flag --sort"),
         (("--shortlist", "x"), "shortlist"),
     ],
