@@ -7,65 +7,58 @@ patterns (docs/compressing.md). The tries that are left go down that ranking.
 import itertools
 from collections.abc import Iterator
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
-from agents.base import Transition
-from agents.search import SearchAgent, exploring, neighbours
+from agents.search import LevelSearchAgent, neighbours
 from tying.pointers import Pointers
 
 # Sets of roots that are ranked one by one; of deeper models, those on the greedy way from untied to all tied.
 _MOST_ROOT_SETS = 2**13
 
 
-class AdditiveAgent(SearchAgent):
-    """Tries the untied model, every tie of two layers, and then patterns in the order of their summed gains.
+class AdditiveAgent(LevelSearchAgent):
+    """Tries the untied model, every tie of two layers, and then patterns in the order of their predicted levels.
 
-    A window's reward is a change against the window before, so a pattern's level is the sum of all rewards up to its
-    window. The gain of a tie is its level less the untied model's; that of a pattern is the sum of the gains of each layer
-    with its root.
+    The gain of a tie is its level less the untied model's; a pattern is predicted to gain the sum of the gains of each
+    layer with its root, and what patterns with as many groups gained above their sums: a charge for the number of sets
+    need not be a sum over ties.
     """
 
-    needs_telescoping = True
-
-    def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
-        super().__init__(env, seed, **hyperparameters)
-        self._untied = Pointers.independent(self.num_layers)
-        self.forget_run()
-
-    def forget_run(self) -> None:
-        """See SearchAgent.forget_run; levels of another run say nothing of this one."""
-        self._level = 0.0
-        self._levels: dict[Pointers, list[float]] = {}
-        self._queue = self._proposals()
-
-    def propose(self, pointers: Pointers) -> Pointers:
-        """Return the next pattern of the search."""
-        return next(self._queue)
-
-    def _proposals(self) -> Iterator[Pointers]:
-        yield self._untied
-        yield from (self._untied.move(layer, root) for layer in range(1, self.num_layers) for root in range(layer))
-        yield from (pattern for pattern in self._ranking() if pattern not in self._levels)
+    def proposals(self) -> Iterator[Pointers]:
+        """See LevelSearchAgent.proposals."""
+        untied = Pointers.independent(self.num_layers)
+        yield untied
+        yield from (untied.move(layer, root) for layer in range(1, self.num_layers) for root in range(layer))
+        yield from self._ranked(untied)
         while True:
             assert self._best is not None  # a window at least is over
-            fresh = [pattern for pattern in neighbours(self._best) if pattern not in self._levels]
+            fresh = [pattern for pattern in neighbours(self._best) if not self.tried(pattern)]
             yield fresh[self._generator.integers(len(fresh))] if fresh else self._best
 
-    def _ranking(self) -> list[Pointers]:
-        """Return patterns, the largest sum of gains first: for every set of roots, the best root of every other layer."""
-        gains = self._gains()
-        return sorted({_assigned(gains, roots) for roots in self._root_sets(gains)}, key=lambda p: -_total(gains, p))
+    def _ranked(self, untied: Pointers) -> Iterator[Pointers]:
+        """Yield patterns, the best by prediction first: for every set of roots, the best root of every other layer."""
+        gains = self._gains(untied)
+        patterns = {_assigned(gains, roots) for roots in self._root_sets(gains)}
+        sums = {pattern: _total(gains, pattern) for pattern in sorted(patterns) if not self.tried(pattern)}
+        errors: dict[int, list[float]] = {}
 
-    def _gains(self) -> np.ndarray:
+        def predicted(pattern: Pointers) -> float:
+            return sums[pattern] + fmean(errors.get(pattern.num_unique, [0.0]))
+
+        while sums:
+            pattern = max(sums, key=predicted)
+            yield pattern
+            error = self.level(pattern) - self.level(untied) - sums.pop(pattern)
+            errors.setdefault(pattern.num_unique, []).append(error)
+
+    def _gains(self, untied: Pointers) -> np.ndarray:
         """Return the gain of every tie, (L, L): row layer, column root; -inf where it was not tried or cannot be."""
         gains = np.full((self.num_layers, self.num_layers), -np.inf)
-        untied = fmean(self._levels.get(self._untied, [0.0]))
         for root, layer in itertools.combinations(range(self.num_layers), 2):
-            levels = self._levels.get(self._untied.move(layer, root))
-            if levels:
-                gains[layer, root] = fmean(levels) - untied
+            tie = untied.move(layer, root)
+            if self.tried(tie):
+                gains[layer, root] = self.level(tie) - self.level(untied)
         return gains
 
     def _root_sets(self, gains: np.ndarray) -> Iterator[tuple[int, ...]]:
@@ -79,14 +72,6 @@ class AdditiveAgent(SearchAgent):
             fewer = [tuple(root for root in roots if root != out) for out in roots[1:]]
             roots = max(fewer, key=lambda own: _total(gains, _assigned(gains, own)))
             yield roots
-
-    def learn_from(self, step: Transition) -> None:
-        """Add the window to the pattern's levels."""
-        if not exploring(self.view(step.observation), self.config.explore):
-            return
-        self._level += step.reward
-        self._levels.setdefault(self.view(step.next_observation).pointers, []).append(self._level)
-        self._best = max(self._levels, key=lambda pattern: fmean(self._levels[pattern]))
 
 
 def _assigned(gains: np.ndarray, roots: tuple[int, ...]) -> Pointers:

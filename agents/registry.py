@@ -26,6 +26,7 @@ AGENTS = {
     "local_search": "agents.local_search:LocalSearchAgent",
     "surrogate": "agents.surrogate:SurrogateAgent",
     "additive": "agents.additive:AdditiveAgent",
+    "greedy": "agents.greedy:GreedyAgent",
     "random": "agents.random_agent:RandomAgent",
     "qrdqn": "agents.extra.qrdqn:QRDQNAgent",
     "recurrent_ppo": "agents.extra.recurrent_ppo:RecurrentPPOAgent",

@@ -11,13 +11,15 @@ worth its window's reward minus the reward of a window without a change at that 
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Explanation
+from agents.base import Agent, Explanation, Transition
 from tying.config import config, setting
 from tying.files import read_json
 from tying.interface import ObservationView
@@ -151,3 +153,47 @@ class SearchAgent(Agent, ABC):
         """Read the best pattern."""
         best = read_json(folder / STATE_FILE)["best"]
         self._best = best and Pointers(best)
+
+
+class LevelSearchAgent(SearchAgent, ABC):
+    """A search whose next proposal follows from the levels of the patterns tried.
+
+    A window's reward is a change against the window before, so a pattern's level is the sum of all rewards up to its
+    window. Levels of different times are compared, as is right where nothing is trained.
+    """
+
+    needs_telescoping = True
+
+    def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
+        super().__init__(env, seed, **hyperparameters)
+        self.forget_run()
+
+    @abstractmethod
+    def proposals(self) -> Iterator[Pointers]:
+        """Yield patterns without end; the levels of those before are known at each."""
+
+    def forget_run(self) -> None:
+        """See SearchAgent.forget_run; levels of another run say nothing of this one."""
+        self._sum = 0.0
+        self._levels: dict[Pointers, list[float]] = {}
+        self._queue = self.proposals()
+
+    def level(self, pointers: Pointers) -> float:
+        """Return the mean level of a pattern; -inf where it was not tried."""
+        return fmean(self._levels.get(pointers, [-math.inf]))
+
+    def tried(self, pointers: Pointers) -> bool:
+        """Return whether a pattern has a level."""
+        return pointers in self._levels
+
+    def propose(self, pointers: Pointers) -> Pointers:
+        """Return the next pattern of the search."""
+        return next(self._queue)
+
+    def learn_from(self, step: Transition) -> None:
+        """Add the window to the pattern's levels."""
+        if not exploring(self.view(step.observation), self.config.explore):
+            return
+        self._sum += step.reward
+        self._levels.setdefault(self.view(step.next_observation).pointers, []).append(self._sum)
+        self._best = max(self._levels, key=self.level)

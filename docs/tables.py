@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from agents.registry import is_fixed
-from experiments.run.intervals import with_interval, written
+from experiments.run.intervals import student_interval, with_interval, written
 from experiments.study import reward_signal
 from experiments.study.plots import pareto
-from experiments.tyingbench import pictures, regret
+from experiments.tyingbench import goals, pictures, regret
 from experiments.tyingbench.tables import TABLES
-from tying.compression import Sources
+from tying.compression import Sources, rules
 from tying.files import read_json
+from tying.pointers import Pointers
 from tying.tyingbench import DEFAULT, TyingBench
 
 _ROOT = Path(__file__).resolve().parent
@@ -26,6 +27,8 @@ _DATA = _ROOT / "data"
 PAGES = (_ROOT / "results.md", _ROOT / "tyingbench.md", _ROOT / "compressing.md")
 _BASELINE = "independent"
 _QUERIES = (10, 20, 40, 60)
+_SETS_QUERIES = (20, 50, 100, 200)
+_SETS_TABLE = "minilm-6"
 _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 
@@ -166,6 +169,39 @@ def agents(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def sets(name: str) -> pd.DataFrame:
+    """Return the benchmark of agents within a budget of sets, the lowest regret after the most queries first.
+
+    The last rows are no agents: the best of all rules of that size, and of all patterns, by the slices that agents see.
+    """
+    trials = pd.concat([pd.read_csv(path) for path in sorted((_DATA / "tyingbench").glob("sets*.csv"))])
+    own = trials[trials["sets"] == int(name)]
+    last = own.groupby("agent")[f"after_{_SETS_QUERIES[-1]}"].mean()
+    rows = []
+    for agent in last.sort_values().index:
+        values = own[own["agent"] == agent]
+        cells = {f"{n} queries": _mean(values[f"after_{n}"].to_numpy()) for n in _SETS_QUERIES}
+        rows.append({"agent": f"`{agent}`", "trials": len(values), **cells})
+    bench = TyingBench.load(_SETS_TABLE)
+    layers = bench.num_layers - 1
+    named = {*rules.tyings(layers, int(name)).values(), *rules.removals(layers, int(name)).values()}
+    for text, patterns in (
+        ("every rule", [Pointers.from_labels([None, *rule]) for rule in named]),
+        ("every pattern", list(bench.patterns)),
+    ):
+        cell = _mean(goals.after_asking(bench, int(name), patterns))
+        asked = {f"{n} queries": cell if n >= len(patterns) else "" for n in _SETS_QUERIES[:-1]}
+        rows.append({"agent": f"{text}, {len(patterns)} queries", "trials": len(bench.seeds), **asked})
+        rows[-1][f"{_SETS_QUERIES[-1]} queries"] = cell
+    return pd.DataFrame(rows)
+
+
+def _mean(values: np.ndarray) -> str:
+    """Return the mean of regrets with Student's interval, which does not go below 0."""
+    low, high = student_interval(values)
+    return regret.cell({"regret": values.mean(), "low": max(0.0, low), "high": high}, digits=3)
+
+
 def compressing(name: str) -> pd.DataFrame:
     """Return the patterns of a compression at every size, the lowest loss after healing first."""
     rows = []
@@ -224,6 +260,7 @@ _KINDS: dict[str, Callable[[str], pd.DataFrame]] = {
     "signal": signal,
     "bench": bench,
     "agents": agents,
+    "sets": sets,
     "transfer": transfer,
     "compressing": compressing,
     "healed": healed,

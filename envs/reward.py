@@ -15,7 +15,9 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
+
+import numpy as np
 
 from tying import registry
 from tying.config import config, one_of, setting
@@ -71,8 +73,14 @@ def kind(name: str) -> Kind:
     return Kind(found, getattr(found, "needs_fork", False), getattr(found, "telescopes", False))
 
 
+def _charged(config: "RewardConfig", share: Any) -> Any:
+    """Return the share of parameters that is charged for; an array for an array."""
+    return np.maximum(share, config.param_free) if config.param_free else share
+
+
 def _param_change(config: "RewardConfig", record: StepRecord) -> float:
-    return -config.param_weight * (record.param_share - record.previous_share)
+    change = _charged(config, record.param_share) - _charged(config, record.previous_share)
+    return -config.param_weight * change  # type: ignore[no-any-return]
 
 
 @reward(telescopes=True)
@@ -100,7 +108,7 @@ def level(config: "RewardConfig", record: StepRecord) -> Terms:
     """Minus log-perplexity and minus param_weight x the share, averaged over the run: early learning is rewarded."""
     return {
         "level": -record.reward_loss * record.window_share,
-        "params": -config.param_weight * record.param_share * record.window_share,
+        "params": -config.param_weight * _charged(config, record.param_share) * record.window_share,
     }
 
 
@@ -128,6 +136,12 @@ class RewardConfig:
         default=0.1,
         ge=0,
         le=1e6,
+    )
+    param_free: float = setting(
+        "share of block parameters up to which none are charged: param_weight is for those above it [0 to 1]",
+        default=0.0,
+        ge=0,
+        le=1,
     )
     param_target: float | None = setting(
         "share of block parameters that param_weight is steered to; None keeps the weight [above 0 to 1]",

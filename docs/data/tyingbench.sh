@@ -22,6 +22,16 @@ own=("random --env.action-mode joint" random surrogate "surrogate --agent.featur
 benchmark agents --trials 200 --agents "${own[@]}"
 benchmark agents_library --trials 50 --agents "${library[@]}"
 
+# Within a budget of sets, on the table of a trained model.
+within() {
+    name=$1
+    shift
+    python -m experiments.tyingbench agents --table minilm-6 --sets 5 4 3 2 --queries 200 --out "$out/$name" "$@"
+}
+within sets --trials 50 --agents "random --env.action-mode joint" random additive greedy local_search \
+    "local_search --reward improvement" evolution thompson
+within sets_learners --trials 20 --agents ppo surrogate double_dqn dqn
+
 # A policy that learned on the table, in runs on another text and of another depth, beginning untied.
 [ -d "$out/policy" ] || python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out "$out/policy"
 transfer() {

@@ -90,7 +90,8 @@ class Healings:
         return trainer, self._ledger.add(line)
 
     def _trainer(self, sources: Sources, iterations: int, seed: int) -> Trainer:
-        healing = Healing(self._subject.task, self._subject.model, sources, self._config.binding, self._flags.layer_weight)
+        subject = self._subject
+        healing = Healing(subject.objective, subject.model, sources, self._config.binding, self._flags.layer_weight)
         config = override(self._config.trainer, {"iterations": iterations})
         trainer = healing.trainer(config, self._config.optim, seed)
         found, asked = trainer.evaluate("reward", self._config.reward.num_batches), self._ask(sources)

@@ -132,7 +132,7 @@ class _Work:
 
     def _questions(self, split: str, num_batches: int, ledger: Ledger) -> Questions:
         """Return the questions to a split; those that the ledger has answers for are answered."""
-        task, binding = self.subject.task, self.config.binding
+        task, binding = self.subject.objective, self.config.binding
         batches = task.evaluation_batches(split, self.config.trainer.batch_size, num_batches)
         walk = BlockWalk(task, self.subject.model, batches, binding.share, binding.norms)
         known = {Sources.parse(text): line["loss"] for (s, text), line in ledger.lines.items() if s == split}
@@ -145,7 +145,7 @@ class _Work:
 
     def _size(self, num_sets: int) -> Size:
         with self.bars.bar(f"{num_sets} sets: searching"):
-            found = searching.find(self.ask, num_sets, self.compression, self.subject.task.uninformed_loss)
+            found = searching.find(self.ask, num_sets, self.compression, self.subject.objective.uninformed_loss)
             rivals = self._rivals(found)
         listed = {f"#{rank + 1}": sources for rank, sources in enumerate(found.best[: self.flags.shortlist])}
         healed = {name: self._healed(name, sources) for name, sources in {**listed, **rivals}.items()}

@@ -84,6 +84,7 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
     return {
         "model": compression.flags.model,
         "search": compression.flags.search,
+        "objective": compression.flags.objective,
         "original": outcome.original,
         **sizes[0],
         "sizes": sizes,

@@ -27,10 +27,13 @@ def _decided(ask: Questions, num_sets: int, compression: Compression, uninformed
 
     config, decisions = compression.config, compression.flags.decisions
     simulator = QuestionSimulator(answer, ask.walk.num_layers, ask.walk.set_params, uninformed_loss)
-    # Decisions are questions here, whatever windows of training the preset has.
+    # Decisions are questions here, whatever windows of training the preset has. Each set above the budget costs as much
+    # as a model that knows nothing, so that patterns within it are the best that there are.
     own = {"decision_interval": 1, "freeze_after": 1.0, "initial_pointers": "independent"}
-    settings = {"env": {**to_dict(config.env), **own}, "reward": to_dict(config.reward)}
-    env = CompressingEnv(simulator, num_sets, decisions, None, **settings)
+    layers = ask.walk.num_layers
+    charge = {"param_free": num_sets / layers, "param_weight": layers * uninformed_loss}
+    settings = {"env": {**to_dict(config.env), **own}, "reward": {**to_dict(config.reward), **charge}}
+    env = CompressingEnv(simulator, None, decisions, None, **settings)
     hyperparameters = dict(config.hyperparameters)
     if "explore" in hyperparameters and "agent.explore" not in config.chosen:
         hyperparameters["explore"] = 1.0  # a share of a training run, otherwise; here every decision is for finding out

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from experiments.run import cli
 from experiments.run.command_line import parse_config
@@ -19,8 +20,6 @@ _HEALING = {
     "optim.weight_decay": 0.01,
     "optim.tied_rate": 0.0,
     "reward.num_batches": 4,
-    # Sets must be worth more than what the loss of the best pattern rises by, or an agent that searches keeps them all.
-    "reward.param_weight": 1.0,
 }
 _PRETRAINED = {"task.head": "embedding", "model.context": 32, "data.corpus": "python-docs"}
 
@@ -48,6 +47,11 @@ class CompressFlags:
         f"{DEFAULT_SEARCH}: every pattern up to 8 layers, single changes and their sums beyond; or an agent's name, which "
         "decides in tying/Compressing-v0",
         default=DEFAULT_SEARCH,
+    )
+    objective: Literal["loss", "kl"] = setting(
+        "damage that is asked for and healed; loss: the task's own; kl: of causal language models, the KL divergence of "
+        "next-token distributions from the original's [nats per token]",
+        default="loss",
     )
     decisions: int = setting("decisions of an agent that searches [>= 1]", default=100, ge=1)
     removing: bool = setting("whether layers may be removed as well as tied", default=True)

@@ -15,6 +15,7 @@ from experiments.compression.settings import Compression
 from experiments.run.directory import RunDirectory
 from experiments.run.load import load_run
 from tying import registry, tasks
+from tying.compression.divergence import Divergence
 from tying.compression.sources import Sources
 from tying.config import override
 from tying.errors import InputError
@@ -33,11 +34,13 @@ class Subject:
 
     Attributes:
         task: Its loss and data.
+        objective: The task whose loss is asked for and healed: the same, or one that compares with the original.
         model: It; every layer has weights of its own.
         compression: How it is compressed.
     """
 
     task: Task
+    objective: Task
     model: nn.Module
     compression: Compression
 
@@ -57,7 +60,9 @@ class Subject:
             task.require()
             run = load_run(name, compression.flags.trust) if compression.kind == "run" else None
             model = task.build_model(config.run.seed) if run is None else run.model
-        return cls(task, untied(model).eval(), compression)
+        model = untied(model).eval()
+        objective = Divergence(task, model) if compression.flags.objective == "kl" else task
+        return cls(task, objective, model, compression)
 
     @property
     def num_layers(self) -> int:
@@ -114,13 +119,23 @@ class Subject:
             "independent_block_params": sum(
                 p.numel() for block in self.task.blocks(self.model) for p in block.parameters()
             ),
-            "test_loss": figures["test_loss"],
-            "reward_loss": figures["reward_loss"],
+            **self._losses(trainer, figures),
             "wall_s": figures["train_s"],
             **self.task.facts(),
         }
         (directory.final / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         write_checksums(directory.final)
+
+    def _losses(self, trainer: Trainer, figures: Mapping[str, Any]) -> dict[str, float]:
+        """Return a copy's losses of the task itself."""
+        names = {split: f"{split}_loss" for split in ("test", "reward")}
+        if self.objective is self.task:
+            return {name: figures[name] for name in names.values()}
+        batch_size, count = self.compression.config.trainer.batch_size, self.compression.flags.test_batches
+        trainer.model.eval()
+        many = {split: self.task.evaluation_batches(split, batch_size, count) for split in names}
+        on_device = {s: (tuple(t.to(trainer.device) for t in batch) for batch in batches) for s, batches in many.items()}
+        return {name: self.task.metrics(trainer.model, on_device[split])["loss"] for split, name in names.items()}
 
 
 def _save_weights(trainer: Trainer, folder: Path) -> None:

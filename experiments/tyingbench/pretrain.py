@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> agents.Agent:
     require_room(Path(flags.out), "--out")
     bench = TyingBench.load(flags.table)
     (variant,) = variants([flags.agent], bench)
-    env = make_env(variant, bench, flags.episode, flags.param_weight)
+    env = make_env(variant, bench, flags.episode, {"param_weight": flags.param_weight})
     agent = make_agent(variant, env, flags.seed)
     console = make_console()
     with workers.Countdown(console, flags.decisions, "decisions") as countdown:

@@ -126,4 +126,6 @@ def _questions(subject: "Subject", flags: QuestionFlags, split: str, number: int
     if len(batches) < count * flags.slices:
         raise InputError(f"the {split} split has {len(batches)} batches, fewer than {flags.slices} slices of {count}")
     binding = config.binding
-    return Questions(BlockWalk(subject.task, subject.model, batches[number :: flags.slices], binding.share, binding.norms))
+    return Questions(
+        BlockWalk(subject.objective, subject.model, batches[number :: flags.slices], binding.share, binding.norms)
+    )

@@ -14,7 +14,7 @@ from tying.compression import Sources
 LAYERS = 4
 
 
-def env_of(costs: np.ndarray, num_decisions: int, weight: float = 0.5) -> CompressingEnv:
+def env_of(costs: np.ndarray, num_decisions: int, **reward: float) -> CompressingEnv:
     """Return an environment whose loss adds up over the layers; column 0 of the costs is removal."""
 
     def loss(sources: Sources) -> float:
@@ -24,7 +24,9 @@ def env_of(costs: np.ndarray, num_decisions: int, weight: float = 0.5) -> Compre
         return total
 
     simulator = QuestionSimulator(loss, LAYERS, set_params=1, uninformed_loss=3.0)
-    return CompressingEnv(simulator, num_decisions=num_decisions, action_mode="joint", reward={"param_weight": weight})
+    return CompressingEnv(
+        simulator, num_decisions=num_decisions, action_mode="joint", reward={"param_weight": 0.5, **reward}
+    )
 
 
 def tried(env: CompressingEnv, **settings: Any) -> tuple[list[Pointers], agents.Agent]:
@@ -72,3 +74,17 @@ def test_after_exploring_it_holds_the_best() -> None:
     env.on_decision = lambda record, observation, masks: seen.append(record.pointers)
     agent = agents.make("additive", env, seed=0, explore=0.5).learn(env, 40)
     assert set(seen[20:]) == {agent.recommend()}
+
+
+@pytest.mark.parametrize("sets", [1, 2, 3])
+def test_within_a_budget_it_takes_a_try_for_every_size_to_see_what_sets_cost(sets: int) -> None:
+    """A charge for sets above a budget is no sum over ties: the ranking is corrected by the first try of each size."""
+    costs = np.random.default_rng(3).uniform(0, 0.2, (LAYERS, LAYERS + 1))
+    env = env_of(costs, num_decisions=1 + 10 + LAYERS + 1, param_weight=3.0 * LAYERS, param_free=sets / LAYERS)
+    seen, agent = tried(env)
+    best = min(
+        (pattern for pattern in Pointers.all(LAYERS + 1) if pattern.num_unique - 1 <= sets),
+        key=lambda pattern: env.simulator.run(env.record.__class__(0, 1, 1, pattern, pattern), 1, False).reward_loss,
+    )
+    assert agent.recommend() == best
+    assert len({pattern.num_unique for pattern in seen[11:]}) > 1

@@ -48,6 +48,7 @@ MODES = {
     "evolution": ["joint"],
     "surrogate": ["joint"],
     "additive": ["joint"],
+    "greedy": ["joint"],
     "thompson": ["pair", "cursor"],
     "ucb": ["cursor", "pair"],
     "gradient_similarity": ["cursor"],
@@ -177,9 +178,8 @@ def test_hyperparameters_are_set_and_checked() -> None:
         (
             "dqn",
             "joint",
-            "agents that fit: ppo, maskable_ppo, local_search, surrogate, additive, random, recurrent_ppo, a2c, "
-            "evolution, fixed "
-            "strategies;",
+            "agents that fit: ppo, maskable_ppo, local_search, surrogate, additive, greedy, random, recurrent_ppo, a2c, "
+            "evolution, fixed strategies;",
         ),
         (
             "sequence:3",

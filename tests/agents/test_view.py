@@ -24,6 +24,7 @@ OWN = [
     "evolution",
     "surrogate",
     "additive",
+    "greedy",
 ]
 OWN += ["sequence:3", "tie_after:50:cycle:2"]
 

@@ -51,6 +51,15 @@ def test_improvement_is_the_fall_of_log_perplexity_less_the_charge_for_added_par
     assert terms(record(before=0.25), param_weight=0.4)["params"] == pytest.approx(-0.4 * 0.25)
 
 
+@pytest.mark.parametrize(("free", "charged"), [(0.0, 0.5), (0.25, 0.5), (0.6, 0.4), (1.0, 0.0)])
+def test_parameters_are_charged_above_the_share_that_is_free(free: float, charged: float) -> None:
+    """From all to half of the parameters."""
+    for name in ("improvement", "fork"):
+        assert terms(record(), name=name, param_weight=0.4, param_free=free)["params"] == pytest.approx(0.4 * charged)
+    level = terms(record(), name="level", param_weight=0.4, param_free=free)["params"]
+    assert level == pytest.approx(-0.4 * max(free, 0.5) * 0.1)
+
+
 def test_fork_is_what_the_change_made_better_than_no_change() -> None:
     found = terms(record(), name="fork", param_weight=0.4)
     assert found == pytest.approx({"fork": 0.1, "params": 0.4 * 0.5})

@@ -42,7 +42,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 OPTIONS: list[dict[str, Any]] = [
     {},
-    {"answers": "mean", "budget": 0.5, "reward": {"param_weight": 0.3}},
+    {"answers": "mean", "budget": 0.5, "reward": {"param_weight": 0.3, "param_free": 0.5}},
     {"decision_interval": 3, "freeze_after": 0.55, "initial_pointers": "sandwich"},
 ]
 

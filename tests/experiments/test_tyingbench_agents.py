@@ -15,7 +15,7 @@ from agents import registry
 from agents.base import Agent
 from experiments.run.intervals import student_interval
 from experiments.study.workers import WorkerConfig
-from experiments.tyingbench import agents, regret
+from experiments.tyingbench import agents, goals, regret
 from tests.envs.tables import FACTS, make_rows
 from tying import Pointers
 from tying.errors import InputError
@@ -83,7 +83,7 @@ def trial(
     bench: TyingBench, flags: str = "", queries: int = 4, param_weight: float = 0.0, seed: int = 0, budget: float = 1.0
 ) -> list[float]:
     (variant,) = agents.variants([f"{__name__}:Scripted {flags}"], bench)
-    return list(agents.trial(variant, bench, seed, queries, param_weight, budget))
+    return list(agents.trial(variant, goals.weighted(bench, param_weight, budget), seed, queries))
 
 
 def play(monkeypatch: pytest.MonkeyPatch, script: Sequence[Pointers], sayings: Sequence[Pointers | None] = ()) -> None:
@@ -137,7 +137,7 @@ def test_the_best_mean_of_the_answers_is_kept(monkeypatch: pytest.MonkeyPatch, s
 
 def test_equal_seeds_are_equal_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     (variant,) = agents.variants(["random --env.action-mode joint"], noisy())
-    first, again, other = (agents.trial(variant, noisy(), seed, 12, 0.1).tolist() for seed in (1, 1, 2))
+    first, again, other = (agents.trial(variant, goals.weighted(noisy(), 0.1), seed, 12).tolist() for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -173,13 +173,78 @@ def test_the_beginning_is_kept_until_the_first_answer(monkeypatch: pytest.Monkey
 
 def test_an_agent_need_not_say_what_it_would_keep() -> None:
     (variant,) = agents.variants([f"{__name__}:Stranger"], quiet())
-    assert len(agents.trial(variant, quiet(), 0, 3)) == 3
+    assert len(agents.trial(variant, goals.weighted(quiet(), 0.0), 0, 3)) == 3
 
 
 @pytest.mark.parametrize(("name", "pattern"), [("sandwich", E), ("0 1 1", D), ("cycle:2", C), ("tie_after:50:all_tied", E)])
 def test_a_fixed_strategy_can_be_judged_too(name: str, pattern: Pointers) -> None:
     (variant,) = agents.variants([name], quiet())
-    assert agents.trial(variant, quiet(), 0, 4).tolist() == regrets(*[pattern] * 4)
+    assert agents.trial(variant, goals.weighted(quiet(), 0.0), 0, 4).tolist() == regrets(*[pattern] * 4)
+
+
+# Budgets of sets of weights.
+
+
+def sliced(losses: Callable[[Pointers, int], float], num_slices: int = 5) -> TyingBench:
+    """Return a table of three layers whose two splits have the same losses."""
+    rows = make_rows(num_seeds=num_slices, budgets=(1.0,), loss=lambda pattern, seed, _: losses(pattern, seed))
+    return TyingBench([replace(row, reward_loss=row.test_loss) for row in rows], FACTS)
+
+
+def contrary() -> TyingBench:
+    """Return a table in which slices 2 and 3 see D as the best of two sets, and all others see B."""
+    return sliced(lambda pattern, seed: LOSSES[pattern] + (0.5 if pattern == D and seed not in (2, 3) else 0.0))
+
+
+@pytest.mark.parametrize("rotation", range(5))
+def test_slices_that_are_asked_do_not_judge(rotation: int) -> None:
+    bench = contrary()
+    goal = goals.within(bench, 2, rotation)
+    asked = {rotation, (rotation + 1) % 5}
+    assert set(goal.table.seeds) == asked
+    others = [slice_ for slice_ in range(5) if slice_ not in asked]
+    means = {p: np.mean([bench.query(p, seed=s)["test_loss"] for s in others]) for p in (A, B, C, D)}
+    best, worst = min(means.values()), max(means.values())
+    assert goal.regrets == pytest.approx({p: (mean - best) / (worst - best) for p, mean in means.items()} | {E: 1.0})
+
+
+def test_the_best_of_what_was_asked_within_the_budget_is_kept_whatever_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    play(monkeypatch, [E, A, E, C, D, E], [E, E, E, E, A, E])
+    goal = goals.within(quiet(), 2)
+    (variant,) = agents.variants([f"{__name__}:Scripted"], quiet())
+    expected = [1.0, *regrets(A, A, C, D, D).expected]
+    assert agents.trial(variant, goal, 0, 6).tolist() == pytest.approx(expected)
+
+
+def test_a_set_above_the_budget_costs_as_much_as_a_model_that_knows_nothing() -> None:
+    for sets in (1, 2):
+        goal = goals.within(quiet(), sets)
+        (variant,) = agents.variants(["random --env.action-mode joint"], quiet())
+        env = agents.make_env(variant, goal.table, 5, goal.reward, answers=goal.answers)
+        env.reset(seed=0)
+        total = 0.0
+        for pattern in (E, B, A, E, B):
+            total += float(env.step(np.array(pattern))[1])
+            excess = max(0, pattern.num_unique - sets)
+            least = quiet().uninformed_loss  # the return telescopes: the start is untied, and knows nothing
+            assert total == pytest.approx(least - LOSSES[pattern] - (excess - (3 - sets)) * least)
+
+
+def test_the_best_of_many_by_the_slices_that_are_asked_is_judged_on_the_others() -> None:
+    found = goals.after_asking(contrary(), 2, [B, D])
+    # Rotations 1, 2 and 3 see a slice on which D is the best: alone, it is the best of both only for 2.
+    assert found.tolist() == pytest.approx([0.0, 0.0, goals.within(contrary(), 2, 2).regrets[D], 0.0, 0.0])
+    assert found[2] > 0
+
+
+@pytest.mark.parametrize(
+    ("sets", "slices", "message"), [(0, 5, "allowed are 1 to 2"), (3, 5, "allowed are 1 to 2"), (2, 1, "at least 2")]
+)
+def test_budgets_that_cannot_be_judged_are_one_line(sets: int, slices: int, message: str) -> None:
+    bench = sliced(lambda pattern, _: LOSSES[pattern], slices)
+    with pytest.raises(InputError, match=f"--sets {sets}: .*{message}") as caught:
+        goals.within(bench, sets)
+    assert len(caught.value.lines) == 1
 
 
 # Incumbents, tables, variants.
@@ -225,7 +290,7 @@ def flags(**values: Any) -> agents.AgentsFlags:
 
 def test_trials_are_put_together_by_their_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(batch: agents.TrialBatch) -> tuple[agents.TrialBatch, np.ndarray]:
-        return batch, np.array([[seed, batch.param_weight] for seed in batch.seeds])
+        return batch, np.array([[seed, batch.aim] for seed in batch.seeds])
 
     def backwards(function: Callable[[Any], Any], items: Sequence[Any], config: WorkerConfig) -> Any:
         return map(function, reversed(items))
@@ -297,7 +362,7 @@ def test_a_share_in_a_file_of_settings_holds_too(tmp_path: Path) -> None:
 
 def test_a_search_explores_with_every_query() -> None:
     (variant,) = agents.variants(["surrogate"], quiet())
-    env = agents.make_env(variant, quiet(), 40, 0.0)
+    env = agents.make_env(variant, quiet(), 40, {})
     agent = agents.make_agent(variant, env, 0)
     proposals: list[Pointers] = []
     propose = agent.propose  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import shlex
 import shutil
@@ -18,7 +19,7 @@ from filelock import FileLock
 from envs.config import TrainingConfig
 from envs.presets import PRESETS
 from experiments.run import cli
-from experiments.tyingbench import agents, build
+from experiments.tyingbench import agents, build, goals
 from experiments.tyingbench.__main__ import main
 from tests.conftest import Finished, Scripts, single_thread, words
 from tests.envs.tables import make_rows, write_table
@@ -564,10 +565,27 @@ def test_the_figures_of_a_benchmark_are_means_of_its_trials(call: Run, table: Pa
     found = pd.read_csv(tmp_path / "l" / "agents.csv").set_index(["agent", "param_weight", "queries"])["regret"]
     bench = TyingBench.load(table)
     for variant in agents.variants(AGENTS, bench):
-        trials = [agents.trial(variant, bench, seed, 6, 0.1) for seed in range(3)]
+        trials = [agents.trial(variant, goals.weighted(bench, 0.1), seed, 6) for seed in range(3)]
         for query in range(6):
             mean = sum(trial[query] for trial in trials) / 3
             assert found[variant.label, 0.1, query + 1] == pytest.approx(mean, abs=1e-5)
+
+
+def test_budgets_of_sets_take_the_place_of_weights(call: Run, table: Path, tmp_path: Path) -> None:
+    """Every trial asks other slices, in turn."""
+    flags = ("--agents", *AGENTS, *BENCHMARK, "--sets", "2", "1", "--table", table)
+    finished = call("agents", *flags)
+    assert (finished.status, finished.err) == (0, "")
+    raw = pd.read_csv(tmp_path / "l" / "trials.csv").set_index(["agent", "sets", "trial"])["after_6"]
+    bench = TyingBench.load(table)
+    for variant in agents.variants(AGENTS, bench):
+        for sets, seed in itertools.product((2, 1), range(3)):
+            expected = agents.trial(variant, goals.within(bench, sets, seed), seed, 6)[-1]
+            assert raw[variant.label, sets, seed] == pytest.approx(expected, abs=1e-5)
+    assert "sets" in finished.out.split()
+    refused = call("agents", *flags, "--sets", "3")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "--sets 3" in refused.err
 
 
 def test_the_table_to_read_ends_with_the_last_query(call: Run, table: Path, tmp_path: Path) -> None:
@@ -645,7 +663,7 @@ def test_a_pretrained_agent_begins_a_run(call: Run, table: Path, tmp_path: Path)
     bench = TyingBench.load(table)
     assert min(abs(regret - bench.normalised_regret(pattern, 0.1)) for pattern in bench.patterns) < 1e-4
     variant = agents.Variant.parse(f"{agent} --agent.init-from policy", ["--preset", "tiny"])
-    env = agents.make_env(agents.variants(["double_dqn"], bench)[0], bench, 4, 0.1)
+    env = agents.make_env(agents.variants(["double_dqn"], bench)[0], bench, 4, {"param_weight": 0.1})
     assert agents.make_agent(variant, env, 0).config.init_from == "policy"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tying.binding.sharing import common_names
+from tying.compression.divergence import TaskOver
 from tying.compression.sources import Sources
 from tying.errors import InputError
 from tying.tasks.base import Batch, Task
@@ -16,7 +17,7 @@ from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 from tying.training.trainer import Trainer
 
 
-class Healing(Task):
+class Healing(TaskOver):
     """A task whose model is a compressed copy of a trained one, in the original's values until it is trained.
 
     The training loss is the task's own, and `layer_weight` times the distance of the activations after every layer that is
@@ -38,8 +39,7 @@ class Healing(Task):
     def __init__(
         self, task: Task, original: nn.Module, sources: Sources, binding: BindingConfig, layer_weight: float
     ) -> None:
-        super().__init__(task.config, task.model_config, task.data_config)
-        self.task = task
+        super().__init__(task)
         self.original = original
         if not sources.kept:
             raise InputError(f"sources '{sources}': a model keeps at least one layer")
@@ -51,20 +51,6 @@ class Healing(Task):
     def num_layers(self) -> int:
         """Number of layers that are kept."""
         return len(self.sources.kept)
-
-    @property
-    def sequence_length(self) -> int:
-        """See Task.sequence_length."""
-        return self.task.sequence_length
-
-    @property
-    def uninformed_loss(self) -> float:
-        """See Task.uninformed_loss."""
-        return self.task.uninformed_loss
-
-    def require(self) -> None:
-        """See Task.require."""
-        self.task.require()
 
     @torch.no_grad()
     def build_model(self, seed: int | None) -> nn.Module:
@@ -80,22 +66,6 @@ class Healing(Task):
         if removed:
             self.task.remove_blocks(model, removed)
         return model
-
-    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
-        """See Task.blocks."""
-        return self.task.blocks(model)
-
-    def recompute(self, model: nn.Module) -> None:
-        """See Task.recompute."""
-        self.task.recompute(model)
-
-    def batch(self, seed: int, index: int, batch_size: int) -> Batch:
-        """See Task.batch."""
-        return self.task.batch(seed, index, batch_size)
-
-    def evaluation_batches(self, split: str, batch_size: int, num_batches: int | None = None) -> Iterator[Batch]:
-        """See Task.evaluation_batches."""
-        return self.task.evaluation_batches(split, batch_size, num_batches)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """See the class."""
@@ -113,17 +83,9 @@ class Healing(Task):
         ]
         return loss + self.layer_weight * torch.stack(distances).mean()
 
-    def size(self, batch: Batch) -> int:
-        """See Task.size."""
-        return self.task.size(batch)
-
     def metrics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the task's own metrics."""
         return self.task.metrics(model, batches)
-
-    def facts(self) -> dict[str, Any]:
-        """See Task.facts."""
-        return self.task.facts()
 
     def trainer(self, config: TrainerConfig, optim: OptimConfig, seed: int) -> Trainer:
         """Return a trainer whose layers are tied as the sources say."""

@@ -213,9 +213,10 @@ class PretrainedCausalLM(Pretrained, CausalLM):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean negative log-likelihood, nats per token."""
         tokens, targets = batch
-        return F.cross_entropy(self._logits(model, tokens).flatten(0, 1), targets.flatten())
+        return F.cross_entropy(self.logits(model, tokens).flatten(0, 1), targets.flatten())
 
-    def _logits(self, model: nn.Module, tokens: Tensor) -> Tensor:
+    def logits(self, model: nn.Module, tokens: Tensor) -> Tensor:
+        """See CausalLM.logits."""
         logits: Tensor = model(input_ids=tokens, use_cache=False).logits
         return logits
 
@@ -231,7 +232,7 @@ class PretrainedCausalLM(Pretrained, CausalLM):
     ) -> Tensor:
         """Continue a text; see `tying.models.base.Model.generate`."""
         for _ in range(num_tokens):
-            logits = self._logits(model, tokens[:, -self.model_config.context :])[:, -1]
+            logits = self.logits(model, tokens[:, -self.model_config.context :])[:, -1]
             tokens = torch.cat([tokens, draw(logits, generator, temperature, top_k)], dim=1)
         return tokens
 

@@ -61,6 +61,11 @@ class CausalLM(TextTask):
             metrics = super().metrics(model, batches)
         return {**metrics, "mean_steps": float(torch.cat([p.steps.flatten().cpu() for p in passes]).double().mean())}
 
+    def logits(self, model: nn.Module, tokens: Tensor) -> Tensor:
+        """Return a model's scores of every next token: (B, T) int64 -> (B, T, V)."""
+        logits: Tensor = model(tokens)
+        return logits
+
     def size(self, batch: Batch) -> int:
         """Return the number of tokens predicted."""
         return batch[1].numel()

@@ -18,7 +18,9 @@ from tests.conftest import Finished, words
 from tests.experiments.runs import SMALL, config_of
 from tests.tying.hf.folders import make_folder
 from tying import tasks
-from tying.compression import Sources
+from tying.compression import Sources, rules
+from tying.compression.divergence import Divergence
+from tying.compression.search import every
 from tying.data.corpora import DataConfig
 from tying.hf.config import HFConfig, HFTaskConfig
 
@@ -161,6 +163,21 @@ def test_a_run_goes_to_a_run_that_samples(call: Call, run: Path, tmp_path: Path)
     assert call("sample", tmp_path / "out" / "model", "--num-tokens", "5").status == 0
 
 
+def test_damage_is_the_divergence_from_the_original_too(call: Call, run: Path, tmp_path: Path) -> None:
+    done = call("compress", run, *SHORT, "--target", "0.5", "--objective", "kl", "--out", "out")
+    assert done.status == 0, done.err
+    found, made = summary(tmp_path / "out"), load_run(tmp_path / "out" / "model")
+    assert found["original"] == 0
+    assert found["objective"] == "kl"
+    original = load_run(run)
+    with torch.no_grad():
+        batches = list(made.task.evaluation_batches("test", 4, 3))
+        divergence = Divergence(original.task, original.model).metrics(made.model, batches)["loss"]
+        loss = made.task.metrics(made.model, batches)["loss"]
+    assert found["healed"] == pytest.approx(divergence, abs=1e-6)
+    assert made.summary["test_loss"] == pytest.approx(loss, abs=1e-6)  # a run's losses are those of its task
+
+
 def test_a_run_of_a_pretrained_model_goes_to_a_folder_of_transformers(call: Call, root: Path, tmp_path: Path) -> None:
     flags = ("--preset", "tiny", "--task", "hf", "--model.pretrained", str(root / "gpt2"), "--model.context", "16")
     data = ("--data.path", str(root / "corpus.txt"), "--trainer.iterations", "4", "--agent", "0 0 2")
@@ -201,13 +218,20 @@ def test_another_persons_model_of_nine_layers(call: Call, write_module: Callable
     assert "returned a int: expected a model and its" in refused.err
 
 
-@pytest.mark.parametrize("search", ["dqn", "local_search", "random"])
+@pytest.mark.parametrize("search", ["dqn", "local_search", "random", "additive", "surrogate", "greedy"])
 def test_an_agent_searches(call: Call, pretrained: tuple[str, ...], tmp_path: Path, search: str) -> None:
     flags = ("--search", search, "--decisions", "30", "--unique", "2", "--out", "out")
     done = call("compress", *pretrained, *flags)
     assert done.status == 0, done.err
     assert summary(tmp_path / "out")["search"] == search
     assert summary(tmp_path / "out")["num_sets"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "out" / "queries.jsonl").read_text().splitlines()]
+    asked = {Sources.parse(line["sources"]) for line in lines if line["split"] == "reward"}
+    within = {sources for sources in asked if 0 < sources.num_sets <= 2}
+    by_rule = {*rules.tyings(3, 2).values(), *rules.removals(3, 2).values()}
+    assert within - by_rule  # the agent's own
+    if search in ("additive", "greedy"):  # every way to tie or remove one of three layers
+        assert set(every(3, 2)) <= within
 
 
 def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:
@@ -225,6 +249,7 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
         (("--unique", "0"), "--unique 0: a model keeps at least 1 set"),
         (("--target", "0.5", "--unique", "2"), "--target and --unique are both set"),
         (("--search", "dqm"), "dqm"),
+        (("--objective", "kl"), "--objective kl: it is for causal language models"),
         (("--sort", "1"), "unknown flag --sort"),
         (("--shortlist", "x"), "shortlist"),
         (("--binding.delta-rank", "2"), "copies have no low-rank deltas"),

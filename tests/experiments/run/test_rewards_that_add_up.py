@@ -9,7 +9,7 @@ from envs.reward import REWARDS
 from experiments.run.config import resolve
 from tying.errors import InputError
 
-ADDING = ["evolution", "surrogate", "additive"]
+ADDING = ["evolution", "surrogate", "additive", "greedy"]
 
 
 def test_who_adds_rewards_up() -> None:
