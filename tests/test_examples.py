@@ -16,6 +16,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+import pandas as pd
 import pytest
 
 import agents
@@ -131,6 +132,17 @@ def test_the_tables_of_a_page_are_those_of_the_data(name: str) -> None:
     page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert tables.filled(page) == page
     assert page.count("<!-- table ") == page.count("<!-- end -->") >= 2
+
+
+@pytest.mark.parametrize(("curves", "trials"), [("agents", "trials"), ("agents_library", "trials_library")])
+def test_the_regret_of_an_agent_is_the_mean_of_its_trials(curves: str, trials: str) -> None:
+    folder = ROOT / "docs/data/tyingbench"
+    key = ["agent", "param_weight"]
+    means = pd.read_csv(folder / f"{trials}.csv").drop(columns="trial").groupby(key).mean()
+    shown = pd.read_csv(folder / f"{curves}.csv").pivot(index=key, columns="queries", values="regret")
+    for queries in (10, 20, 40, 60):
+        assert np.allclose(means[f"after_{queries}"], shown[queries], atol=2e-5)
+    assert len(means) == len(shown) > 0
 
 
 def excess_loss(agent: Agent, env: gymnasium.Env, deterministic: bool) -> float:

@@ -32,6 +32,12 @@ within sets --trials 50 --agents "random --env.action-mode joint" random additiv
     "local_search --reward improvement" evolution thompson
 within sets_learners --trials 20 --agents ppo surrogate double_dqn dqn
 
+# The table of a trained decoder: forty minutes of training on one core, a quarter of an hour of questions.
+[ -d "$out/decoder-8" ] || python -m experiments.train --preset small --agent independent --model.num-layers 8 \
+    --trainer.iterations 3000 --out "$out/decoder-8"
+python -m experiments.tyingbench questions "$out/decoder-8" --no-removing --slices 3 --reward.num-batches 1 \
+    --trainer.batch-size 8 --out "$out/stdlib-8.csv"
+
 # A policy that learned on the table, in runs on another text and of another depth, beginning untied.
 [ -d "$out/policy" ] || python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out "$out/policy"
 transfer() {

@@ -67,12 +67,14 @@ def main(words: Sequence[str]) -> TyingBench:
     started = time.process_time()
     rows = [row for number in range(flags.slices) for row in _rows(subject, flags, number, out, origin)]
     digest = subject.task.facts()["corpus_sha256"]
+    references = subject.task.references()
     bench = TyingBench(sorted(rows, key=lambda row: (row.pointers, row.seed)), {
         "format": FORMAT,
         "command": shlex.join(["python", "-m", "experiments.tyingbench", "questions", *words]),
         "removing": compression.flags.removing,
         "donors": flags.donors,
         "uninformed_loss": subject.task.uninformed_loss,
+        **({"four_gram_loss": references["4-gram"]} if references else {}),
         "text_sha256": digest,
         "corpus_sha256": digest,
         "seconds": time.process_time() - started,
