@@ -17,4 +17,11 @@ def pointers_in_force(blocks: Sequence[nn.Module], *names: str) -> Pointers:
         blocks: The blocks, layer 0 first, with values.
         names: Parameters of a block; blocks are tied that share all of them.
     """
-    return Pointers.from_labels(tuple(block.get_parameter(name).data_ptr() for name in names) for block in blocks)
+    return Pointers.from_labels(tuple(_memory(block, name) for name in names) for block in blocks)
+
+
+def _memory(block: nn.Module, name: str) -> int:
+    path, _, key = name.rpartition(".")
+    parameter = block.get_submodule(path)._parameters[key]  # under a low-rank delta, the attribute is another tensor
+    assert parameter is not None
+    return parameter.data_ptr()

@@ -10,6 +10,7 @@ from blocks import VOCAB, adamw, batch, slots, step, tiny_gpt
 from torch import Tensor, nn
 
 from tying import LayerBinding, Pointers
+from tying.binding.deltas import Deltas
 from tying.binding.sharing import spare_parameters
 from tying.errors import InputError
 from tying.models.bert import Bert
@@ -86,6 +87,12 @@ def test_scales_follow_the_pointers() -> None:
     for text in ("0 1 2 3 4 5", "0 0 0 0 0 0", "0 1 1 3 3 3", "0 1 0 1 0 1", "0 1 2 3 4 5"):
         binding.rebind(text)
         assert scales(model, 0) == scales(model, 1) == pytest.approx(epsilons(Pointers.parse(text)))
+
+
+def test_layers_with_low_rank_deltas_are_scaled_by_their_root() -> None:
+    model = deep_gpt("looped", 4)
+    LayerBinding(model.h, deltas=Deltas(rank=2)).rebind("0 0 0 3")
+    assert scales(model, 0) == scales(model, 1) == pytest.approx(epsilons(Pointers((0, 0, 0, 3))))
 
 
 def test_parts_that_do_not_follow_are_scaled_as_untied() -> None:
