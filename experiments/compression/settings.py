@@ -134,6 +134,9 @@ def parse(words: Sequence[str]) -> Compression:
     made = parse_config([*given, *flagged, *rest], mistakes)
     if made is not None and made.binding.delta_rank:
         mistakes.append(f"binding.delta_rank = {made.binding.delta_rank}: copies have no low-rank deltas; set it to 0")
+    charge = [word for word in rest if word.replace("_", "-").startswith(("--reward.param-weight", "--reward.param-free"))]
+    if charge:
+        mistakes.append(f"{charge[0]}: --target or --unique says how many parameters there may be; leave it out")
     if flags.out is None:
         mistakes.append("--out is missing: the folder of the result")
     try:

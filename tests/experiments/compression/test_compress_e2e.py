@@ -243,6 +243,7 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (("--reward.param_weight", "1"), "--reward.param_weight=1: --target or --unique says how many parameters"),
         (("--target", "0"), "--target 0.0: allowed are shares above 0 and below 1"),
         (("--unique", "3"), "3 sets: the model has 3"),
         (("--unique", "4"), "4 sets: the model has 3"),
