@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-train: $(READY)  ## set-up, then the main job on the built-in corpus (about 4 minutes on 2 cores); ARGS="--seed 1" adds flags
+train: $(READY)  ## set-up, then the main job on the built-in corpus (about 7 minutes on 2 cores); ARGS="--seed 1" adds flags
 	$(BIN)/python -m experiments.train $(ARGS)
 
 test: lint type unit  ## set-up, then lint, types and all tests

@@ -49,7 +49,7 @@ PRESETS: dict[str, TrainingConfig] = {
         env=EnvConfig(decision_interval=30),
         reward=RewardConfig(num_batches=8),
     ),
-    # The main job: minutes on two cores, and far beyond a table of 4-grams (3.174 nats per token on its text).
+    # The main job: minutes on two cores, and beyond a table of 4-grams (3.174 nats per token on its text).
     "small": TrainingConfig(
         model=GPTConfig(num_layers=6, num_heads=4, width=128, context=128, positions="rotary", qk_norm=True),
         trainer=TrainerConfig(iterations=2000, batch_size=16),
