@@ -38,6 +38,9 @@ within sets_learners --trials 20 --agents ppo surrogate double_dqn dqn
 python -m experiments.tyingbench questions "$out/decoder-8" --no-removing --slices 3 --reward.num-batches 1 \
     --trainer.batch-size 8 --out "$out/stdlib-8.csv"
 
+python -m experiments.tyingbench agents --table stdlib-8 --sets 4 --queries 200 --trials 12 --out "$out/stdlib_8" \
+    --agents random additive greedy evolution local_search thompson double_dqn
+
 # A policy that learned on the table, in runs on another text and of another depth, beginning untied.
 [ -d "$out/policy" ] || python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out "$out/policy"
 transfer() {
