@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tying.binding.sharing import common_names
-from tying.compression.divergence import TaskOver
 from tying.compression.sources import Sources
+from tying.compression.task_over import TaskOver
 from tying.errors import InputError
 from tying.tasks.base import Batch, Task
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import pytest
 import torch
-from blocks import VOCAB
+import torch.nn.functional as F
+from blocks import VOCAB, batch
 from torch import Tensor
+from torch.func import functional_call
 
 from tying.models.base import Model
 from tying.models.config import GPTConfig, LlamaConfig
@@ -40,3 +43,36 @@ def in_chunks(model: Model, tokens: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Return the logits of tokens that are shown a few at a time: (B, T) -> (B, T, V)."""
     cache = model.make_cache()
     return torch.cat([model(chunk, cache) for chunk in tokens.split(sizes, dim=1)], dim=1)
+
+
+def check_gradient(model: Model, name: str, entries: list[tuple[int, int]]) -> None:
+    """Compare entries of a matrix's gradient with finite differences of the loss: nothing may be detached on the way."""
+    tokens, targets = batch()
+
+    def loss(weight: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(model, {name: weight}, (tokens,)).flatten(0, 1), targets.flatten())
+
+    weight = model.get_parameter(name).detach()
+    (found,) = torch.autograd.grad(loss(weight.requires_grad_()), weight)
+    for row, column in entries:
+        values = []
+        for change in (1e-5, -1e-5):
+            moved = weight.detach().clone()
+            moved[row, column] += change
+            values.append(float(loss(moved).detach()))
+        assert float(found[row, column]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-9)
+
+
+def check_recomputation(name: str, **settings: Any) -> None:
+    """Check that a model whose activations are computed again has the same loss, bit by bit, and the same gradients."""
+    models = [make_decoder(name, **settings).train() for _ in range(2)]
+    models[1].recompute = True
+    losses = []
+    for model in models:
+        torch.manual_seed(0)
+        losses.append(model.loss(*batch()))
+        losses[-1].backward()
+    assert torch.equal(*losses)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert a.grad is not None and float(a.grad.abs().max()) > 0
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-13)

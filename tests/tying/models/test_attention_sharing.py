@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 from blocks import adamw, batch, step
-from decoders import DECODERS, make_decoder
+from decoders import DECODERS, check_gradient, check_recomputation, make_decoder
 from torch import Tensor
-from torch.func import functional_call
 
 from tying import LayerBinding, Pointers
 from tying.errors import InputError
@@ -74,37 +73,14 @@ def test_positions_that_all_make_their_own_are_the_plain_model(name: str) -> Non
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_gradient_of_a_map_is_that_of_all_who_read_it(recompute: bool) -> None:
-    """By finite differences of the loss, since nothing may be detached on the way."""
     model = make_decoder("llama", attention_sharing="0 0 2 0").train()
     model.recompute = recompute
-    targets, name = batch()[1], "h.0.attn.qk.weight"
-
-    def loss(weight: Tensor) -> Tensor:
-        logits = functional_call(model, {name: weight}, (batch()[0],))
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-    weight = model.get_parameter(name).detach()
-    (found,) = torch.autograd.grad(loss(weight.requires_grad_()), weight)
-    for row, column in ((0, 0), (9, 15), (17, 5), (23, 2)):
-        values = []
-        for change in (1e-5, -1e-5):
-            moved = weight.detach().clone()
-            moved[row, column] += change
-            values.append(float(loss(moved).detach()))
-        assert float(found[row, column]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-9)
+    check_gradient(model, "h.0.attn.qk.weight", [(0, 0), (9, 15), (17, 5), (23, 2)])
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_recomputation_changes_no_gradient(name: str) -> None:
-    models = [make_decoder(name, attention_sharing="0 1 0 1").train() for _ in range(2)]
-    models[1].recompute = True
-    losses = [model.loss(*batch()) for model in models]
-    for loss in losses:
-        loss.backward()
-    assert torch.equal(*losses)
-    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert a.grad is not None and float(a.grad.abs().max()) > 0
-        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-13)
+    check_recomputation(name, attention_sharing="0 1 0 1")
 
 
 @pytest.mark.parametrize("text", PATTERNS)
