@@ -25,6 +25,7 @@ AGENTS = {
     "maskable_ppo": "agents.ppo:MaskablePPOAgent",
     "local_search": "agents.local_search:LocalSearchAgent",
     "surrogate": "agents.surrogate:SurrogateAgent",
+    "cross_entropy": "agents.cross_entropy:CrossEntropyAgent",
     "additive": "agents.additive:AdditiveAgent",
     "greedy": "agents.greedy:GreedyAgent",
     "random": "agents.random_agent:RandomAgent",

@@ -28,7 +28,6 @@ PAGES = (_ROOT / "results.md", _ROOT / "tyingbench.md", _ROOT / "compressing.md"
 _BASELINE = "independent"
 _QUERIES = (10, 20, 40, 60)
 _SETS_QUERIES = (20, 50, 100, 200)
-_SETS_TABLE = "minilm-6"
 _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 
@@ -170,26 +169,28 @@ def agents(name: str) -> pd.DataFrame:
 
 
 def sets(name: str) -> pd.DataFrame:
-    """Return the benchmark of agents within a budget of sets, the lowest regret after the most queries first.
+    """Return the benchmark of agents within a budget of sets, "TABLE.K", the lowest regret after the most queries first.
 
     The last rows are no agents: the best of all rules of that size, and of all patterns, by the slices that agents see.
     """
-    trials = pd.concat([pd.read_csv(path) for path in sorted((_DATA / "tyingbench").glob("sets*.csv"))])
-    own = trials[trials["sets"] == int(name)]
+    table, _, number = name.rpartition(".")
+    bench, size = TyingBench.load(table), int(number)
+    trials = pd.concat([pd.read_csv(path) for path in sorted((_DATA / "tyingbench").glob(f"sets_{table}*.csv"))])
+    own = trials[trials["sets"] == size]
     last = own.groupby("agent")[f"after_{_SETS_QUERIES[-1]}"].mean()
     rows = []
     for agent in last.sort_values().index:
         values = own[own["agent"] == agent]
         cells = {f"{n} queries": _mean(values[f"after_{n}"].to_numpy()) for n in _SETS_QUERIES}
         rows.append({"agent": f"`{agent}`", "trials": len(values), **cells})
-    bench = TyingBench.load(_SETS_TABLE)
-    layers = bench.num_layers - 1
-    named = {*rules.tyings(layers, int(name)).values(), *rules.removals(layers, int(name)).values()}
+    removing = bool(bench.facts["removing"])
+    layers = bench.num_layers - removing
+    named = {*rules.tyings(layers, size).values(), *(rules.removals(layers, size).values() if removing else ())}
     for text, patterns in (
-        ("every rule", [Pointers.from_labels([None, *rule]) for rule in named]),
+        ("every rule", [Pointers.from_labels([*[None] * removing, *rule]) for rule in named]),
         ("every pattern", list(bench.patterns)),
     ):
-        cell = _mean(goals.after_asking(bench, int(name), patterns))
+        cell = _mean(goals.after_asking(bench, size, patterns))
         asked = {f"{n} queries": cell if n >= len(patterns) else "" for n in _SETS_QUERIES[:-1]}
         rows.append({"agent": f"{text}, {len(patterns)} queries", "trials": len(bench.seeds), **asked})
         rows[-1][f"{_SETS_QUERIES[-1]} queries"] = cell

@@ -18,7 +18,7 @@ benchmark() {
 }
 library=(dqn qrdqn recurrent_ppo)
 own=("random --env.action-mode joint" random surrogate "surrogate --agent.features rule" local_search
-    "local_search --reward improvement" evolution thompson ucb double_dqn ppo maskable_ppo a2c paper)
+    "local_search --reward improvement" evolution thompson ucb double_dqn ppo maskable_ppo a2c paper cross_entropy)
 benchmark agents --trials 200 --agents "${own[@]}"
 benchmark agents_library --trials 50 --agents "${library[@]}"
 
@@ -28,7 +28,7 @@ within() {
     shift
     python -m experiments.tyingbench agents --table minilm-6 --sets 5 4 3 2 --queries 200 --out "$out/$name" "$@"
 }
-within sets --trials 50 --agents "random --env.action-mode joint" random additive greedy local_search \
+within sets --trials 50 --agents "random --env.action-mode joint" random additive greedy cross_entropy local_search \
     "local_search --reward improvement" evolution thompson
 within sets_learners --trials 20 --agents ppo surrogate double_dqn dqn
 
@@ -38,8 +38,8 @@ within sets_learners --trials 20 --agents ppo surrogate double_dqn dqn
 python -m experiments.tyingbench questions "$out/decoder-8" --no-removing --slices 3 --reward.num-batches 1 \
     --trainer.batch-size 8 --out "$out/stdlib-8.csv"
 
-python -m experiments.tyingbench agents --table stdlib-8 --sets 4 --queries 200 --trials 12 --out "$out/stdlib_8" \
-    --agents random additive greedy evolution local_search thompson double_dqn
+python -m experiments.tyingbench agents --table stdlib-8 --sets 4 --queries 200 --trials 30 --out "$out/stdlib_8" \
+    --agents random additive greedy evolution local_search thompson double_dqn cross_entropy
 
 # A policy that learned on the table, in runs on another text and of another depth, beginning untied.
 [ -d "$out/policy" ] || python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out "$out/policy"

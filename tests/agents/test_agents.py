@@ -47,6 +47,7 @@ MODES = {
     "local_search": ["joint"],
     "evolution": ["joint"],
     "surrogate": ["joint"],
+    "cross_entropy": ["joint"],
     "additive": ["joint"],
     "greedy": ["joint"],
     "thompson": ["pair", "cursor"],
@@ -179,8 +180,8 @@ def test_hyperparameters_are_set_and_checked() -> None:
         (
             "dqn",
             "joint",
-            "agents that fit: ppo, maskable_ppo, local_search, surrogate, additive, greedy, random, recurrent_ppo, a2c, "
-            "evolution, fixed strategies;",
+            "agents that fit: ppo, maskable_ppo, local_search, surrogate, cross_entropy, additive, greedy, random, "
+            "recurrent_ppo, a2c, evolution, fixed strategies;",
         ),
         (
             "sequence:3",

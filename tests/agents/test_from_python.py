@@ -95,7 +95,17 @@ def test_a_missing_length_is_one_line(decisions: int | None) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["local_search", "evolution", "surrogate", "additive", "greedy", "recurrent_ppo", "gradient_similarity", "thompson"],
+    [
+        "local_search",
+        "evolution",
+        "surrogate",
+        "cross_entropy",
+        "additive",
+        "greedy",
+        "recurrent_ppo",
+        "gradient_similarity",
+        "thompson",
+    ],
 )
 def test_an_agent_answers_before_it_was_told_that_a_run_begins(name: str) -> None:
     env = agents.make_env(name, env_id=INSTANT[0])

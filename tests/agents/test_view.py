@@ -23,6 +23,7 @@ OWN = [
     "local_search",
     "evolution",
     "surrogate",
+    "cross_entropy",
     "additive",
     "greedy",
 ]

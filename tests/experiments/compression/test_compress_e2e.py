@@ -218,7 +218,7 @@ def test_another_persons_model_of_nine_layers(call: Call, write_module: Callable
     assert "returned a int: expected a model and its" in refused.err
 
 
-@pytest.mark.parametrize("search", ["dqn", "local_search", "random", "additive", "surrogate", "greedy"])
+@pytest.mark.parametrize("search", ["dqn", "local_search", "random", "additive", "surrogate", "greedy", "cross_entropy"])
 def test_an_agent_searches(call: Call, pretrained: tuple[str, ...], tmp_path: Path, search: str) -> None:
     flags = ("--search", search, "--decisions", "30", "--unique", "2", "--out", "out")
     done = call("compress", *pretrained, *flags)

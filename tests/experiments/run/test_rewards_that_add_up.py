@@ -9,7 +9,7 @@ from envs.reward import REWARDS
 from experiments.run.config import resolve
 from tying.errors import InputError
 
-ADDING = ["evolution", "surrogate", "additive", "greedy"]
+ADDING = ["evolution", "surrogate", "cross_entropy", "additive", "greedy"]
 
 
 def test_who_adds_rewards_up() -> None:
