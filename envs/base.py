@@ -119,6 +119,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         reward: The terms of the reward.
         render_mode: None; "ansi": `render()` returns the tying row, one coloured letter per layer; "rgb_array": the map
             of the episode so far, (height, width, 3) uint8.
+        cache_share: See `envs.reward.Reward`.
 
     Attributes:
         record: The last step; decision -1 before the first.
@@ -131,13 +132,18 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own declaration)
 
     def __init__(
-        self, simulator: Simulator, config: EnvConfig, reward: RewardConfig, render_mode: str | None = None
+        self,
+        simulator: Simulator,
+        config: EnvConfig,
+        reward: RewardConfig,
+        render_mode: str | None = None,
+        cache_share: Callable[[Pointers], float] | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InputError(f"render_mode {render_mode!r}: allowed are None, 'ansi' and 'rgb_array'")
         self.simulator = simulator
         self.config = config
-        self.reward = Reward(reward)
+        self.reward = Reward(reward, cache_share)
         self.render_mode = render_mode
         self.on_decision: Listener | None = None
         self.explain: Callable[[np.ndarray, np.ndarray, Any], Explanation] | None = None

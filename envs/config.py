@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import SerializeAsAny
 
 from envs.base import EnvConfig, by_section
-from envs.reward import RewardConfig
+from envs.reward import RewardConfig, require_cache
 from tying import models, strategies, tasks
 from tying.config import by_name, config, override, setting
 from tying.data.corpora import DataConfig
@@ -35,6 +35,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         self.task.check(self.model)
+        binding = self.binding
+        self.model.check_binding(binding.share, binding.norms, binding.gradient, binding.delta_rank)
+        require_cache(self.reward, self.model.moves_cache)
         if not self.model.num_layers:  # not known before its folder is named
             return
         try:

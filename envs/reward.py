@@ -5,7 +5,8 @@ run is cut into. Parameters are charged when their number changes: `params` is t
 `param_weight`, as `improvement` is the change of the loss. Both telescope (they are potential-based, Ng, Harada & Russell
 1999), so only the final model and its parameters are rewarded, and a decision's charge is known at once and in full. So
 `param_weight` has a meaning: what an untied model would have to gain in log-perplexity over one with no block parameters
-at all to be worth it.
+at all to be worth it. Where pointers move the cache of keys and values, `cache_weight` charges the change of
+its size likewise.
 
 To add a reward, write a function under `@reward`: (RewardConfig, StepRecord) to named terms. Functions are pure; the
 state of a reward within an episode is in `Reward`. Another person's reward is named "package.module:function".
@@ -22,6 +23,7 @@ import numpy as np
 from tying import registry
 from tying.config import config, one_of, setting
 from tying.errors import DivergenceError, InputError
+from tying.pointers import Pointers
 from tying.training.record import StepRecord
 
 Terms = dict[str, float]
@@ -149,6 +151,13 @@ class RewardConfig:
         gt=0,
         le=1,
     )
+    cache_weight: float = setting(
+        "weight of the share of cache bytes per token, 1 for the untied model; under every reward "
+        "(model.kv_sharing or model.attention_sharing tied) [nats per token, 0 to 1e6]",
+        default=0.0,
+        ge=0,
+        le=1e6,
+    )
     # A share that is 0.3 too high raises the weight from 0.1 by half its size per decision: in some ten decisions it
     # exceeds the worth of a layer, and a run of 60 decisions has time to settle.
     dual_rate: float = setting(
@@ -173,11 +182,29 @@ class RewardConfig:
     )
 
 
+def require_cache(config: RewardConfig, moves_cache: bool) -> None:
+    """Check that there is a cache to be charged for, if it is charged for.
+
+    Raises:
+        InputError: If pointers move none.
+    """
+    if config.cache_weight and not moves_cache:
+        raise InputError(
+            f"reward.cache_weight = {config.cache_weight}: pointers move no cache here, as they do with model.kv_sharing "
+            "or model.attention_sharing = 'tied'"
+        )
+
+
 class Reward:
     """A reward and its state within an episode.
 
     Args:
         config: The terms of the reward.
+        cache_share: Returns the bytes of the cache under any pointers as a share of the untied model's; None where
+            pointers move none.
+
+    Raises:
+        InputError: If a cache is charged for that pointers do not move.
 
     Attributes:
         param_weight: The weight in force, nats per token: that of the next `rewarded`.
@@ -185,8 +212,10 @@ class Reward:
         telescopes: Whether a window may go without evaluation: the next one's reward makes up for it.
     """
 
-    def __init__(self, config: RewardConfig) -> None:
+    def __init__(self, config: RewardConfig, cache_share: Callable[[Pointers], float] | None = None) -> None:
+        require_cache(config, cache_share is not None)
         self.config = config
+        self._cache_share = cache_share
         self._kind = kind(config.name)
         self.needs_fork, self.telescopes = self._kind.needs_fork, self._kind.telescopes
         self.begin()
@@ -201,7 +230,11 @@ class Reward:
         weight = self.param_weight
         # A configuration is checked whenever it is made, which takes longer than all the rest.
         config = self.config if weight == self.config.param_weight else replace(self.config, param_weight=weight)
-        return self._kind.terms(config, record)
+        terms = self._kind.terms(config, record)
+        if config.cache_weight and self._cache_share is not None:
+            change = self._cache_share(record.pointers) - self._cache_share(record.previous_pointers)
+            terms = {**terms, "cache": -config.cache_weight * change}
+        return terms
 
     def rewarded(self, record: StepRecord) -> StepRecord:
         """Return the next record of the episode with its reward; remember it."""

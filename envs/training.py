@@ -256,4 +256,10 @@ class LayerTyingEnv(TyingEnv):
         base = find_preset(preset) if isinstance(preset, str) else preset
         self.training_config = with_keywords(base, overrides)
         config = self.training_config
-        super().__init__(simulator or TrainingSimulator(config), config.env, config.reward, render_mode)
+        cache_share = config.model.cache_share if config.model.moves_cache else None
+        super().__init__(simulator or TrainingSimulator(config), config.env, config.reward, render_mode, cache_share)
+
+    def _info(self) -> dict[str, Any]:
+        model = self.training_config.model
+        share = {"cache_share": model.cache_share(self.pointers)} if model.moves_cache else {}
+        return {**super()._info(), **share}

@@ -52,7 +52,7 @@ def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:
         "trainable_block_params": trainer.binding.trainable_params,
         "independent_params": trainer.independent_params,
         "independent_block_params": records[-1].independent_block_params,
-        **config.model.figures(),
+        **config.model.figures(trainer.pointers),
         "iterations": trainer.iteration,
         "tokens": trainer.tokens,
         "decisions": sum(not record.frozen for record in records),

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from envs import FormulaTyingEnv, LayerTyingEnv
 from envs.reward import Reward, RewardConfig
@@ -232,3 +233,48 @@ def test_both_branches_of_the_formula_have_one_noise() -> None:
     env = FormulaTyingEnv(num_layers=4, best="all_tied", noise=5.0, gap=1.0, reward={"name": "fork"})
     (info,) = play(env, [0])
     assert info["reward_terms"]["fork"] == pytest.approx(1 / 6)
+
+
+# The cache.
+
+
+@pytest.mark.parametrize("name", ["improvement", "fork", "level", "paper"])
+@pytest.mark.parametrize("option", ["kv_sharing", "attention_sharing"])
+def test_the_cache_is_charged_for_its_change_and_nothing_else_differs(option: str, name: str) -> None:
+    """Random decisions: the terms add up to the change from start to end, of the bytes that a cache then has."""
+    settings: dict[str, Any] = {
+        "initial_pointers": "0 1 1 3",
+        "action_mode": "joint",
+        "model": {"num_layers": 4, "width": 16, "context": 16, option: "tied"},
+        "trainer": {"iterations": 5},
+        "decision_interval": 1,
+        "data": {"path": __file__, "tokenizer": "byte"},
+    }
+    chance = np.random.default_rng(0)
+    actions = [*(list(list(Pointers.all(4))[chance.integers(15)]) for _ in range(4)), [0, 0, 0, 0]]
+    runs = {}
+    for weight in (0.0, 0.5):
+        env = LayerTyingEnv(reward={"name": name, "cache_weight": weight}, **settings)
+        runs[weight] = infos = play(env, actions)
+        simulator: Any = env.simulator
+        model = simulator.trainer.model
+        for info in infos:
+            terms = dict(info["reward_terms"])
+            assert ("cache" in terms) == (weight > 0)
+        cache = model.make_cache()
+        model(torch.zeros(1, 1, dtype=torch.long), cache)
+        whole = model.config.cache_bytes_per_token(4)
+        assert infos[-1]["cache_share"] == cache.num_bytes / whole
+        if weight:
+            total = sum(info["reward_terms"]["cache"] for info in infos)
+            first = model.config.cache_share(Pointers((0, 1, 1, 3)))
+            assert total == pytest.approx(-weight * (cache.num_bytes / whole - first)) and total > 0
+    for without, charged in zip(runs[0.0], runs[0.5], strict=True):
+        del charged["reward_terms"]["cache"]
+        assert charged == without
+
+
+def test_a_charge_for_a_cache_that_pointers_do_not_move_is_refused() -> None:
+    for make in (FormulaTyingEnv, LayerTyingEnv):
+        with pytest.raises(InputError, match=r"^reward\.cache_weight = 0\.5: pointers move no cache here"):
+            make(reward={"cache_weight": 0.5})

@@ -35,6 +35,7 @@ KINDS = {
     "image_classification": "--task image_classification --model.num-layers 3 --model.patch 4",
     "llama": "--model llama --model.num-layers 3 --model.context 16",
     "kv_sharing": "--model llama --model.num-layers 3 --model.context 16 --model.kv-sharing cla:2",
+    "kv_tied": "--model llama --model.num-layers 3 --model.context 16 --model.kv-sharing tied --reward.cache-weight 0.3",
 }
 
 

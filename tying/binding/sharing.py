@@ -4,6 +4,7 @@ A block's parameters are named as `block.named_parameters()` names them ("attn.q
 parameter belongs to is read from the modules around it, so `share` means the same in blocks of every library:
 
 - attention: self- and cross-attention, their projections and the norms of queries and keys;
+- kv, map: of attention, the modules that make keys and values, or queries and keys, and nothing else;
 - feed_forward: the MLP, or experts and their router; in blocks that hold the two matrices themselves, those;
 - neither: the norms of the residual stream (before or after a part), layer scales, convolutions, state-space mixers.
 
@@ -25,6 +26,10 @@ _FEED_FORWARD_CLASS = re.compile(
     r"mlp|ffn|feed_?forward|(?-i:FF$)|swiglu|moe|expert|intermediate|output$|dense(gated)?(relu|act)dense", re.IGNORECASE
 )
 _FEED_FORWARD_ATTRIBUTE = re.compile(r"mlp|ff|feed_?forward|intermediate|output|moe|expert", re.IGNORECASE)
+# A module of attention that makes queries, keys, values, or several of them, or norms them.
+_MAKER = re.compile(r"([qkv]+|query|key|value)(_proj|_norm)?")
+_MADE = {"kv": {"k", "v"}, "map": {"q", "k"}}
+PARTS = ("attention", "feed_forward", *_MADE)
 _NORM_WORDS = re.compile(r"layer|norm|rms|ln|_|\d", re.IGNORECASE)
 
 
@@ -49,7 +54,9 @@ def position_names(block: nn.Module) -> frozenset[str]:
 
 
 def part_names(block: nn.Module, part: str) -> frozenset[str]:
-    """Return a block's parameters in "attention" or "feed_forward": the module's docstring says what belongs to each."""
+    """Return a block's parameters in one of `PARTS`: the module's docstring says what belongs to each."""
+    if part in _MADE:
+        return _makers(part_names(block, "attention"), _MADE[part])
     found: dict[str, set[str]] = {"attention": set(), "feed_forward": set()}
     _collect(block, "", None, found)
     if found["attention"] and not found["feed_forward"]:
@@ -60,6 +67,19 @@ def part_names(block: nn.Module, part: str) -> frozenset[str]:
             for name, _ in module.named_parameters()
         }
     return frozenset(found[part])
+
+
+def _makers(names: Iterable[str], wanted: set[str]) -> frozenset[str]:
+    """Return the names in modules that make nothing but what is wanted; none, unless all of it is made so."""
+    chosen, made = set(), set()
+    for name in names:
+        for attribute in filter(_MAKER.fullmatch, name.split(".")[:-1]):
+            stem, _, kind = attribute.partition("_")
+            letters = {stem[0]} if stem in ("query", "key", "value") else set(stem)
+            if letters <= wanted:
+                chosen.add(name)
+                made |= letters if kind != "norm" else set()
+    return frozenset(chosen) if made == wanted else frozenset()
 
 
 def _collect(module: nn.Module, path: str, part: str | None, found: dict[str, set[str]]) -> None:
@@ -97,8 +117,8 @@ def shared_names(block: nn.Module, share: str, norms: str) -> tuple[str, ...]:
 
     Args:
         block: One of the equal blocks.
-        share: "block" (everything), "attention", "feed_forward", or patterns of parameter names joined by commas
-            ("attn.*,mlp.up.*"); without those of `position_names` in any case.
+        share: "block" (everything), one of `PARTS`, or patterns of parameter names joined by commas ("attn.*,mlp.up.*");
+            without those of `position_names` in any case.
         norms: "shared": norms are treated like any other parameter; "private": norms never follow the pointers.
 
     Raises:
@@ -128,8 +148,8 @@ def common_names(blocks: Sequence[nn.Module], names: Sequence[Sequence[str]], sh
     for pattern in _patterns(share):
         if not any(fnmatch(name, pattern) for name in everything):
             raise InputError(
-                f"share {share!r}: {pattern!r} matches no parameter of the block; allowed are 'block', 'attention', "
-                f"'feed_forward' or patterns of {', '.join(everything)}"
+                f"share {share!r}: {pattern!r} matches no parameter of the block; allowed are 'block', "
+                f"{', '.join(map(repr, PARTS))} or patterns of {', '.join(everything)}"
             )
     if not any(chosen):
         raise InputError(
@@ -149,7 +169,7 @@ def common_names(blocks: Sequence[nn.Module], names: Sequence[Sequence[str]], sh
 def _choose(block: nn.Module, names: Sequence[str], share: str, norms: str) -> frozenset[str]:
     if share == "block":
         chosen = frozenset(names)
-    elif share in ("attention", "feed_forward"):
+    elif share in PARTS:
         chosen = part_names(block, share) & frozenset(names)
     else:
         chosen = frozenset(name for name in names if any(fnmatch(name, pattern) for pattern in _patterns(share)))
@@ -158,7 +178,7 @@ def _choose(block: nn.Module, names: Sequence[str], share: str, norms: str) -> f
 
 
 def _patterns(share: str) -> list[str]:
-    if share in ("block", "attention", "feed_forward"):
+    if share in ("block", *PARTS):
         return []
     return [pattern.strip() for pattern in share.split(",")]
 

@@ -10,13 +10,14 @@ from torch import nn
 from tying.binding import LayerBinding, bindings_of
 from tying.binding.deltas import merge
 from tying.binding.hooks import BindingHook
+from tying.binding.sharing import PARTS
 from tying.errors import InputError
 from tying.hf import saving
 from tying.hf.stacks import Stack, find_stack
 from tying.pointers import Pointers
 
 # Choices of `share` that take whole modules.
-SHARES = ("block", "attention", "feed_forward")
+SHARES = ("block", *PARTS)
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -117,7 +118,14 @@ def untied(model: _Model) -> _Model:
 
     Args:
         model: A tied model; it is not changed.
+
+    Raises:
+        InputError: If it is one of `tying.models` whose tied positions read the keys and values, or the map, of their root.
     """
+    if getattr(getattr(model, "config", None), "moves_cache", False):
+        raise InputError(
+            "untied: what a position reads depends on the tying, so an untied model would compute something else"
+        )
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     # A binding that is no part of the copy counts as copied; its hooks are then copied as ones that do nothing.
     plain = copy.deepcopy(model, {id(binding): binding for stack in stacks for binding in bindings_of(stack)})

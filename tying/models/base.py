@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tying.isolation import isolated
-from tying.models.config import BlocksConfig, ModelConfig
+from tying.models.config import BlocksConfig, DecoderConfig, ModelConfig
 from tying.models.cross_entropy import cross_entropy
-from tying.models.parts.cache import Cache
+from tying.models.parts.cache import Cache, MapCache
+from tying.models.parts.in_force import pointers_in_force
 from tying.seeding import derive_seed
 
 
@@ -91,12 +92,12 @@ class BlockModel(nn.Module, ABC):
         Args:
             x: What the first block reads.
             *others: What every block takes besides, such as positions.
-            cache: With it, a block takes one thing more, `Cache.before`, and returns what its attention has read. These go
-                through checkpoints as inputs and outputs, so that gradients reach their maker.
+            cache: With it, a block takes two things more, `Cache.before` and `Cache.reads`, and returns what its attention
+                has read. These go through checkpoints as inputs and outputs, so that gradients reach their maker.
             blocks: Some of them instead; without a cache.
         """
         for position, block in enumerate(self.h if blocks is None else blocks):
-            given = others if cache is None else (*others, cache.before(position))
+            given = others if cache is None else (*others, cache.before(position), cache.reads(position))
             if self.recompute and self.training:
                 x = checkpoint(block, x, *given, use_reentrant=False)
             else:
@@ -157,6 +158,18 @@ class Model(BlockModel):
                 logits = self(tokens[:, cache.num_tokens :], cache)[:, -1]
             tokens = torch.cat([tokens, draw(logits, generator, temperature, top_k)], dim=1)
         return tokens
+
+
+class Decoder(Model):
+    """A causal language model whose positions can read the keys and values, or the maps, of others."""
+
+    config: DecoderConfig
+
+    def make_cache(self) -> Cache | None:
+        """See Model.make_cache; where the sources follow the pointers, they are those in force now."""
+        config = self.config
+        sources = pointers_in_force(list(self.h), *config.makers) if config.makers else config.sources
+        return Cache(sources) if config.map_sources is None else MapCache(sources)
 
 
 def draw(logits: Tensor, generator: torch.Generator, temperature: float, top_k: int) -> Tensor:

@@ -37,9 +37,25 @@ class BlocksConfig:
             InputError: If they are not.
         """
 
-    def figures(self) -> Mapping[str, float]:
-        """Return what a run's summary says of the shape, by name."""
+    def figures(self, pointers: Pointers) -> Mapping[str, float]:
+        """Return what a run's summary says of the shape under its last pointers, by name."""
         return {}
+
+    @property
+    def moves_cache(self) -> bool:
+        """Whether the size of the cache of keys and values follows the pointers."""
+        return False
+
+    def cache_share(self, pointers: Pointers) -> float:
+        """Return the bytes of the cache under any pointers as a share of the untied model's, above 0 to 1."""
+        return 1.0
+
+    def check_binding(self, share: str, norms: str, gradient: str, delta_rank: int) -> None:
+        """Check that the model can be tied in such a way; the arguments are fields of BindingConfig.
+
+        Raises:
+            InputError: If it cannot.
+        """
 
     def check_tying(self, pointers: Pointers | None, share: str = "block") -> None:
         """Check that the model can run with layers tied so.
@@ -86,9 +102,9 @@ class DecoderConfig(ModelConfig):
     attention_sharing: str = setting(activation_sharing.MAP_HELP, default="none")
 
     def __post_init__(self) -> None:
-        for name in ("kv_sharing", "attention_sharing"):
+        for name, text in self._activation_sharing.items():
             try:
-                activation_sharing.sources(getattr(self, name), self.num_layers)
+                activation_sharing.sources(text, self.num_layers)
             except InputError as error:
                 raise InputError(f"model.{name}: {error}") from error
         chosen = f"model.attention_sharing = {self.attention_sharing!r}"
@@ -119,15 +135,39 @@ class DecoderConfig(ModelConfig):
         return activation_sharing.sources(self.attention_sharing, self.num_layers)
 
     @property
+    def sources(self) -> Pointers:
+        """Per position, the one whose keys and values, or whose map, it reads where no layers are tied."""
+        return self.map_sources or self.kv_sources
+
+    @property
     def shares_activations(self) -> bool:
         """Whether blocks read what other blocks made."""
         return self.shares_kv or self.map_sources is not None
 
     @property
+    def makers(self) -> tuple[str, ...]:
+        """The parameters of a block that make what positions read whose makers are tied; none: sources do not move."""
+        biases, gains = getattr(self, "bias", False), getattr(self, "qk_norm", False)
+        return activation_sharing.makers(self._activation_sharing, biases, gains)
+
+    @property
+    def moves_cache(self) -> bool:
+        """See BlocksConfig.moves_cache."""
+        return bool(self.makers)
+
+    def check_binding(self, share: str, norms: str, gradient: str, delta_rank: int) -> None:
+        """See BlocksConfig.check_binding."""
+        chosen = self._activation_sharing
+        activation_sharing.check_binding(chosen, self.makers, share, norms, gradient, delta_rank)
+
+    @property
+    def _activation_sharing(self) -> dict[str, str]:
+        return {"kv_sharing": self.kv_sharing, "attention_sharing": self.attention_sharing}
+
+    @property
     def bound_to_stack(self) -> tuple[str, ...]:
         """See BlocksConfig.bound_to_stack."""
-        chosen = {name: getattr(self, name) for name in ("kv_sharing", "attention_sharing")}
-        return tuple(f"model.{name} = {value!r}" for name, value in chosen.items() if value != "none")
+        return tuple(f"model.{name} = {value!r}" for name, value in self._activation_sharing.items() if value != "none")
 
     def matrices(self, position: int) -> Literal["one", "two", "queries", "map", "values"]:
         """Return which matrices the attention of a position has; see `Attention`."""
@@ -137,19 +177,27 @@ class DecoderConfig(ModelConfig):
             return "two" if self.kv_sources[position] == position else "queries"
         return "one"
 
-    def cache_bytes_per_token(self, element_bytes: int) -> int:
-        """Return what decoding keeps of a token: keys and values of every source, numbers of so many bytes.
+    def cache_bytes_per_token(self, element_bytes: int, pointers: Pointers | None = None) -> int:
+        """Return what decoding keeps of a token: keys and values of every source.
 
-        That is 2 x sources x heads of keys and values x D; where maps are shared, keys of the sources and all values.
+        That is 2 x sources x heads of keys and values x D numbers; where maps are shared, keys of sources and all values.
+
+        Args:
+            element_bytes: Of a number.
+            pointers: The tying in force, which sources may follow; None: no layers are tied.
         """
         heads: int = getattr(self, "num_kv_heads", self.num_heads)
-        maps = self.map_sources
-        parts = 2 * self.kv_sources.num_unique if maps is None else maps.num_unique + self.num_layers
+        sources = (pointers if self.moves_cache else None) or self.sources
+        parts = 2 * sources.num_unique if self.map_sources is None else sources.num_unique + self.num_layers
         return parts * heads * self.head_size * element_bytes
 
-    def figures(self) -> Mapping[str, float]:
+    def cache_share(self, pointers: Pointers) -> float:
+        """See BlocksConfig.cache_share."""
+        return self.cache_bytes_per_token(1, pointers) / self.cache_bytes_per_token(1)
+
+    def figures(self, pointers: Pointers) -> Mapping[str, float]:
         """See BlocksConfig.figures; weights, and so keys and values, are of four bytes."""
-        return {"cache_bytes_per_token": self.cache_bytes_per_token(4)} if self.shares_activations else {}
+        return {"cache_bytes_per_token": self.cache_bytes_per_token(4, pointers)} if self.shares_activations else {}
 
 
 @config

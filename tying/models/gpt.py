@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tying.models.base import Model
+from tying.models.base import Decoder
 from tying.models.config import GPTConfig
 from tying.models.parts.attention import Attention, MapAttention
-from tying.models.parts.cache import Cache, MapCache, Read
+from tying.models.parts.cache import Cache, Read
 from tying.models.parts.depth import STD, DepthEmbedding
 from tying.models.parts.feed_forward import FeedForward
 from tying.models.parts.halting import Halting
@@ -46,14 +46,19 @@ class Block(nn.Module):
         self.mlp = FeedForward(config.width, bias=bias, dropout=dropout)
 
     def forward(
-        self, x: Tensor, rotary: Tensor | None = None, bias: Tensor | None = None, before: Read | None = None
+        self,
+        x: Tensor,
+        rotary: Tensor | None = None,
+        bias: Tensor | None = None,
+        before: Read | None = None,
+        reads: bool = False,
     ) -> Tensor | tuple[Tensor, Read]:
-        """(B, T, C) -> (B, T, C); the others are what `Attention` takes, `before` as `run_blocks` says."""
+        """(B, T, C) -> (B, T, C); the others are what `Attention` takes, `before` and `reads` as `run_blocks` says."""
         read: Read | None = None
 
         def attend(y: Tensor) -> Tensor:
             nonlocal read
-            read = None if before is None else self.attn.read(y, rotary, bias, before)
+            read = None if before is None else self.attn.read(y, rotary, bias, before, reads)
             return self.attn(y, rotary, bias, read)  # type: ignore[no-any-return]
 
         x = x if self.depth is None else self.depth(x)
@@ -61,7 +66,7 @@ class Block(nn.Module):
         return x if read is None else (x, read)
 
 
-class GPT(Model):
+class GPT(Decoder):
     """The whole model."""
 
     Config = GPTConfig
@@ -90,10 +95,7 @@ class GPT(Model):
 
     def make_cache(self) -> Cache | None:
         """See Model.make_cache; tokens that halt leave no keys and values behind for steps that they do not take."""
-        maps = self.config.map_sources
-        if self.halting is not None:
-            return None
-        return Cache(self.config.kv_sources) if maps is None else MapCache(maps)
+        return super().make_cache() if self.halting is None else None
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """See Model.forward."""

@@ -6,10 +6,10 @@ Shapes: B batch, T tokens, C width, V vocabulary, L layers.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tying.models.base import Model
+from tying.models.base import Decoder
 from tying.models.config import LlamaConfig
 from tying.models.parts.attention import Attention, MapAttention
-from tying.models.parts.cache import Cache, MapCache, Read
+from tying.models.parts.cache import Cache, Read
 from tying.models.parts.feed_forward import GatedFeedForward
 from tying.models.parts.norms import RMSNorm
 from tying.models.parts.positions import rotary_table
@@ -34,16 +34,18 @@ class Block(nn.Module):
         self.norm_2 = RMSNorm(config.width, config.norm_eps)
         self.mlp = GatedFeedForward(config.width, config.feed_forward_width, dropout=dropout)
 
-    def forward(self, x: Tensor, rotary: Tensor, before: Read | None = None) -> Tensor | tuple[Tensor, Read]:
-        """(B, T, C) -> (B, T, C); `rotary` is what `rotary_table` returns, `before` as `run_blocks` says."""
+    def forward(
+        self, x: Tensor, rotary: Tensor, before: Read | None = None, reads: bool = False
+    ) -> Tensor | tuple[Tensor, Read]:
+        """(B, T, C) -> (B, T, C); `rotary` is what `rotary_table` returns, the others as `run_blocks` says."""
         y = self.norm_1(x)
-        read = None if before is None else self.attn.read(y, rotary, None, before)
+        read = None if before is None else self.attn.read(y, rotary, None, before, reads)
         x = x + self.attn(y, rotary, None, read)
         x = x + self.mlp(self.norm_2(x))
         return x if read is None else (x, read)
 
 
-class Llama(Model):
+class Llama(Decoder):
     """The whole model."""
 
     Config = LlamaConfig
@@ -57,11 +59,6 @@ class Llama(Model):
         self.h = nn.ModuleList(Block(config, position) for position in range(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tie_embeddings else nn.Linear(config.width, vocab_size, bias=False)
-
-    def make_cache(self) -> Cache:
-        """See Model.make_cache."""
-        maps = self.config.map_sources
-        return Cache(self.config.kv_sources) if maps is None else MapCache(maps)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """See Model.forward."""

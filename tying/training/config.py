@@ -61,7 +61,11 @@ class OptimConfig:
 class BindingConfig:
     """What follows the pointers, and how gradients of tied layers add up."""
 
-    share: str = setting("block, attention, feed_forward, or name patterns joined by commas ('attn.*')", default="block")
+    share: str = setting(
+        "block, attention, feed_forward, kv or map (with model.kv_sharing or model.attention_sharing tied: what makes keys "
+        "and values, or maps), or name patterns joined by commas ('attn.*')",
+        default="block",
+    )
     norms: Literal["shared", "private"] = setting("private: norms stay with each layer even when tied", default="shared")
     gradient: Literal["sum", "mean", "root_only"] = setting(
         "sum over tied positions, its mean, or the root's own position alone (faster, not the true gradient)", default="sum"

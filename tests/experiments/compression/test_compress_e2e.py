@@ -266,7 +266,9 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out" / "config.json").exists()
 
 
-@pytest.mark.parametrize("setting", ["kv_sharing = 'cla:2'", "attention_sharing = 'cla:2'", "residual = 'looped'"])
+@pytest.mark.parametrize(
+    "setting", ["kv_sharing = 'cla:2'", "kv_sharing = 'tied'", "attention_sharing = 'cla:2'", "residual = 'looped'"]
+)
 def test_a_run_whose_layers_depend_on_each_other_is_refused(call: Call, tmp_path: Path, setting: str) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -255,6 +255,34 @@ def test_mistakes_of_the_file_and_of_the_flags_are_told_together(file: Write) ->
         ),
         ("--model.halting act --model.kv-sharing cla:2", "'act' and model.kv_sharing = 'cla:2' exclude each other"),
         ("--model.halting act --model.attention-sharing yoco", "and model.attention_sharing = 'yoco' exclude each other"),
+        ("--model.halting act --model.kv-sharing tied", "'act' and model.kv_sharing = 'tied' exclude each other"),
+        (
+            "--model.kv-sharing tied --binding.share feed_forward",
+            "model.kv_sharing = 'tied': binding.share = 'feed_forward' leaves attn.kv.weight with each layer, which make",
+        ),
+        (
+            "--model.kv-sharing tied --model.bias --binding.share attn.kv.weight,mlp.*",
+            "binding.share = 'attn.kv.weight,mlp.*' leaves attn.kv.bias with each layer",
+        ),
+        ("--model.kv-sharing tied --binding.share map", "model.kv_sharing = 'tied': binding.share = 'map' leaves "),
+        ("--binding.share kv", "binding.share = 'kv': with model.kv_sharing = 'none' not every layer has matrices"),
+        ("--binding.share kv --model.kv-sharing cla:2", "binding.share = 'kv': with model.kv_sharing = 'cla:2' not every"),
+        ("--binding.share map", "binding.share = 'map': with model.attention_sharing = 'none' not every layer"),
+        (
+            "--model.attention-sharing tied --model.qk-norm --binding.norms private",
+            "model.attention_sharing = 'tied' and binding.norms = 'private' exclude each other",
+        ),
+        (
+            "--model.kv-sharing tied --binding.gradient mean",
+            "model.kv_sharing = 'tied' and binding.gradient = 'mean' exclude each other",
+        ),
+        (
+            "--model llama --model.kv-sharing tied --binding.delta-rank 2",
+            "model.kv_sharing = 'tied' and binding.delta_rank = 2 exclude each other",
+        ),
+        ("--reward.cache-weight 0.5", "reward.cache_weight = 0.5: pointers move no cache here, as they do with"),
+        ("--reward.cache-weight 0.5 --model.kv-sharing cla:2", "reward.cache_weight = 0.5: pointers move no cache here"),
+        ("--reward.cache-weight 0.5 --task masked_lm", "reward.cache_weight = 0.5: pointers move no cache here"),
         ("--model.halting act --task p_hop", "model.halting = 'act': its cost is no part of the loss of task 'p_hop'"),
     ],
 )

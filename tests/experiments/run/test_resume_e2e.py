@@ -178,6 +178,8 @@ def stop_after(num_decisions: int, train: Train, *arguments: str | Path) -> Fini
         *((f"{kind} --agent dqn", 13) for kind in KINDS),
         ("kv_sharing --agent share_then_unshare:40", 9),
         ("--model llama --model.attention-sharing cla:2 --model.dropout 0 --agent local_search --trainer.recompute", 13),
+        ("kv_tied --binding.share kv --agent local_search --trainer.recompute", 9),
+        ("--model.attention-sharing tied --model.dropout 0 --reward fork --reward.cache-weight 1 --agent dqn", 13),
         ("--model.attention-sharing yoco --model.dropout 0 --agent share_then_unshare:40", 9),
     ],
 )

@@ -134,12 +134,15 @@ def test_a_model_that_is_no_chain_of_blocks_is_refused(task: CausalLM, kind: typ
 
 
 @pytest.mark.parametrize("option", ["kv_sharing", "attention_sharing"])
-def test_blocks_that_read_what_others_made_are_refused(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"), [("cla:2", r"of other blocks \(.*model\.{}"), ("tied", "^model.{} = 'tied': a block")]
+)
+def test_blocks_that_read_what_others_made_are_refused(tmp_path: Path, option: str, text: str, words: str) -> None:
     """Keys and values of a recorded run would be those of the original, whatever the pattern."""
     plain = make_task(tmp_path)
-    sharing = dataclasses.replace(plain.model_config, **{option: "cla:2"})
+    sharing = dataclasses.replace(plain.model_config, **{option: text})
     task = CausalLM(plain.config, sharing, plain.data_config)
-    with pytest.raises(InputError, match=rf"of other blocks \(.*model\.{option}"):
+    with pytest.raises(InputError, match=words.format(option)):
         BlockWalk(task, make_model(task), plain.evaluation_batches("reward", 4, 1))
 
 

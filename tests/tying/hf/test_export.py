@@ -124,6 +124,7 @@ def test_what_would_compute_something_else_is_refused() -> None:
         ({"halting": "act"}, "model.halting"),
         ({"kv_sharing": "0 1 2"}, "model.kv_sharing"),
         ({"attention_sharing": "0 1 2"}, "model.attention_sharing"),
+        ({"kv_sharing": "tied"}, "model.kv_sharing"),
     ]
     for options, word in refused:
         with pytest.raises(InputError, match=f"GPT2LMHeadModel: would compute something else, because of {word}"):

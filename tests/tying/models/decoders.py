@@ -1,5 +1,6 @@
 """Tiny decoders in float64 whose layers are far from each other: every kind of positions, heads and norms."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ from blocks import VOCAB, batch
 from torch import Tensor
 from torch.func import functional_call
 
+from tying import Pointers
 from tying.models.base import Model
 from tying.models.config import GPTConfig, LlamaConfig
 from tying.models.gpt import GPT
 from tying.models.llama import Llama
+from tying.models.parts.positions import rotary_table, rotate
 
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt": {"num_heads": 2},
@@ -25,6 +28,8 @@ OPTIONS: list[dict[str, str]] = [
     {},
     *({"kv_sharing": text} for text in SHARINGS),
     *({"attention_sharing": text} for text in ("cla:2", "0 1 0 1")),
+    {"kv_sharing": "tied"},
+    {"attention_sharing": "tied"},
 ]
 
 
@@ -43,6 +48,52 @@ def in_chunks(model: Model, tokens: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Return the logits of tokens that are shown a few at a time: (B, T) -> (B, T, V)."""
     cache = model.make_cache()
     return torch.cat([model(chunk, cache) for chunk in tokens.split(sizes, dim=1)], dim=1)
+
+
+def keys_and_values_by_hand(model: Model, tokens: Tensor, sources: Pointers) -> Tensor:
+    """Return the logits of the llama, with one loop over heads and full matrices of scores."""
+    config, length = model.config, tokens.shape[1]
+    size, ratio = config.head_size, config.num_heads // config.num_kv_heads
+    x = model.embedding(tokens)
+    rotary = rotary_table(length, size, x)
+    later = torch.full((length, length), -math.inf, dtype=x.dtype).triu(1)
+    made: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+    for position, block in enumerate(model.h):
+        y = block.norm_1(x)
+        if sources[position] == position:
+            parts = block.attn.kv(y).split(size, dim=-1)
+            keys = [rotate(key, rotary) for key in parts[: config.num_kv_heads]]
+            made[position] = keys, list(parts[config.num_kv_heads :])
+        keys, values = made[sources[position]]
+        heads = []
+        for head, query in enumerate(block.attn.q(y).split(size, dim=-1)):
+            scores = rotate(query, rotary) @ keys[head // ratio].transpose(-1, -2) / math.sqrt(size) + later
+            heads.append(scores.softmax(-1) @ values[head // ratio])
+        x = x + block.attn.proj(torch.cat(heads, dim=-1))
+        x = x + block.mlp(block.norm_2(x))
+    return model.norm(x) @ model.embedding.weight.T
+
+
+def maps_by_hand(model: Model, tokens: Tensor, sources: Pointers) -> Tensor:
+    """Return the logits of the llama, with one loop over heads."""
+    config, length = model.config, tokens.shape[1]
+    size, ratio = config.head_size, config.num_heads // config.num_kv_heads
+    x = model.embedding(tokens)
+    rotary = rotary_table(length, size, x)
+    later = torch.full((length, length), -math.inf, dtype=x.dtype).triu(1)
+    maps: dict[int, list[Tensor]] = {}
+    for position, block in enumerate(model.h):
+        y = block.norm_1(x)
+        if sources[position] == position:
+            parts = [rotate(part, rotary) for part in block.attn.qk(y).split(size, dim=-1)]
+            queries, keys = parts[: config.num_heads], parts[config.num_heads :]
+            scores = [q @ keys[h // ratio].transpose(-1, -2) / math.sqrt(size) + later for h, q in enumerate(queries)]
+            maps[position] = [score.softmax(-1) for score in scores]
+        values = block.attn.v(y).split(size, dim=-1)
+        heads = [own @ values[head // ratio] for head, own in enumerate(maps[sources[position]])]
+        x = x + block.attn.proj(torch.cat(heads, dim=-1))
+        x = x + block.mlp(block.norm_2(x))
+    return model.norm(x) @ model.embedding.weight.T
 
 
 def check_gradient(model: Model, name: str, entries: list[tuple[int, int]]) -> None:

@@ -1,49 +1,25 @@
 """Maps of attention that later positions read: by hand, gradients, counts, checkpoints, tying, refusals."""
 
-import math
 from typing import Any
 
 import pytest
 import torch
 from blocks import adamw, batch, step
-from decoders import DECODERS, check_gradient, check_recomputation, make_decoder
+from decoders import DECODERS, check_gradient, check_recomputation, make_decoder, maps_by_hand
 from torch import Tensor
 
 from tying import LayerBinding, Pointers
 from tying.errors import InputError
-from tying.models.base import Model, num_params
+from tying.models.base import num_params
 from tying.models.config import GPTConfig, LlamaConfig
-from tying.models.parts.positions import rotary_table, rotate
 
 PATTERNS = ("cla:2", "trailing:2", "0 1 0 1", "0 1 2 3")
-
-
-def by_hand(model: Model, tokens: Tensor, sources: Pointers) -> Tensor:
-    """Return the logits of the llama, with one loop over heads."""
-    config, length = model.config, tokens.shape[1]
-    size, ratio = config.head_size, config.num_heads // config.num_kv_heads
-    x = model.embedding(tokens)
-    rotary = rotary_table(length, size, x)
-    later = torch.full((length, length), -math.inf, dtype=x.dtype).triu(1)
-    maps: dict[int, list[Tensor]] = {}
-    for position, block in enumerate(model.h):
-        y = block.norm_1(x)
-        if sources[position] == position:
-            parts = [rotate(part, rotary) for part in block.attn.qk(y).split(size, dim=-1)]
-            queries, keys = parts[: config.num_heads], parts[config.num_heads :]
-            scores = [q @ keys[h // ratio].transpose(-1, -2) / math.sqrt(size) + later for h, q in enumerate(queries)]
-            maps[position] = [score.softmax(-1) for score in scores]
-        values = block.attn.v(y).split(size, dim=-1)
-        heads = [own @ values[head // ratio] for head, own in enumerate(maps[sources[position]])]
-        x = x + block.attn.proj(torch.cat(heads, dim=-1))
-        x = x + block.mlp(block.norm_2(x))
-    return model.norm(x) @ model.embedding.weight.T
 
 
 @pytest.mark.parametrize("text", PATTERNS)
 def test_a_position_reads_the_map_of_its_source(text: str) -> None:
     model, tokens = make_decoder("llama", attention_sharing=text), batch()[0]
-    expected = by_hand(model, tokens, model.config.map_sources)
+    expected = maps_by_hand(model, tokens, model.config.map_sources)
     torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-12)
 
 

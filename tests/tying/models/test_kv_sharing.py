@@ -1,20 +1,17 @@
 """Keys and values that later positions read: by hand, gradients, counts, checkpoints, tying, refusals."""
 
-import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from blocks import VOCAB, adamw, batch, step
-from decoders import DECODERS, SHARINGS, check_gradient, check_recomputation, make_decoder
-from torch import Tensor
+from decoders import DECODERS, SHARINGS, check_gradient, check_recomputation, keys_and_values_by_hand, make_decoder
 
 from tying import LayerBinding, Pointers
 from tying.errors import InputError
 from tying.models import activation_sharing
-from tying.models.base import Model, num_params
+from tying.models.base import num_params
 from tying.models.config import GPTConfig, LlamaConfig
-from tying.models.parts.positions import rotary_table, rotate
 
 # Patterns.
 
@@ -42,7 +39,7 @@ def test_patterns_of_the_literature(text: str, num_layers: int, expected: str) -
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("cla:0", "'cla:0': allowed are none, cla:N and trailing:N with N from 1 on, yoco, or pointers"),
+        ("cla:0", "'cla:0': allowed are none, cla:N and trailing:N with N from 1 on, yoco, pointers"),
         ("cla", "'cla': allowed are "),
         ("trailing:-1", "'trailing:-1': allowed are "),
         ("yoco:2", "'yoco:2': allowed are "),
@@ -61,34 +58,10 @@ def test_patterns_that_do_not_fit_are_refused(config: Callable[..., object], opt
 # Values and gradients.
 
 
-def by_hand(model: Model, tokens: Tensor, sources: Pointers) -> Tensor:
-    """Return the logits of the llama, with one loop over heads and full matrices of scores."""
-    config, length = model.config, tokens.shape[1]
-    size, ratio = config.head_size, config.num_heads // config.num_kv_heads
-    x = model.embedding(tokens)
-    rotary = rotary_table(length, size, x)
-    later = torch.full((length, length), -math.inf, dtype=x.dtype).triu(1)
-    made: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-    for position, block in enumerate(model.h):
-        y = block.norm_1(x)
-        if sources[position] == position:
-            parts = block.attn.kv(y).split(size, dim=-1)
-            keys = [rotate(key, rotary) for key in parts[: config.num_kv_heads]]
-            made[position] = keys, list(parts[config.num_kv_heads :])
-        keys, values = made[sources[position]]
-        heads = []
-        for head, query in enumerate(block.attn.q(y).split(size, dim=-1)):
-            scores = rotate(query, rotary) @ keys[head // ratio].transpose(-1, -2) / math.sqrt(size) + later
-            heads.append(scores.softmax(-1) @ values[head // ratio])
-        x = x + block.attn.proj(torch.cat(heads, dim=-1))
-        x = x + block.mlp(block.norm_2(x))
-    return model.norm(x) @ model.embedding.weight.T
-
-
 @pytest.mark.parametrize("text", SHARINGS)
 def test_a_position_reads_what_its_source_made(text: str) -> None:
     model, tokens = make_decoder("llama", kv_sharing=text), batch()[0]
-    expected = by_hand(model, tokens, model.config.kv_sources)
+    expected = keys_and_values_by_hand(model, tokens, model.config.kv_sources)
     torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-12)
 
 
@@ -136,8 +109,14 @@ def test_the_cache_has_the_published_sizes() -> None:
     sizes = {"num_layers": 20, "num_heads": 4, "num_kv_heads": 1, "width": 512}
     assert LlamaConfig(**sizes).cache_bytes_per_token(2) == 10_240
     assert LlamaConfig(**sizes, kv_sharing="cla:2").cache_bytes_per_token(2) == 5_120
-    assert LlamaConfig(**sizes).figures() == {}
-    assert LlamaConfig(**sizes, kv_sharing="cla:2").figures() == {"cache_bytes_per_token": 10_240}
+    all_tied = Pointers((0,) * 20)
+    assert LlamaConfig(**sizes).figures(all_tied) == {}
+    assert LlamaConfig(**sizes, kv_sharing="cla:2").figures(all_tied) == {"cache_bytes_per_token": 10_240}
+    assert LlamaConfig(**sizes, kv_sharing="tied").figures(all_tied) == {"cache_bytes_per_token": 1_024}
+    half = Pointers(layer - layer % 2 for layer in range(20))
+    assert LlamaConfig(**sizes, kv_sharing="tied").cache_bytes_per_token(2, half) == 5_120
+    assert LlamaConfig(**sizes, kv_sharing="tied").cache_share(half) == 0.5
+    assert LlamaConfig(**sizes, attention_sharing="tied").cache_share(half) == 0.75  # of the keys; all have values
 
 
 @pytest.mark.parametrize("text", ["none", *SHARINGS])

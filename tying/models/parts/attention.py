@@ -71,16 +71,17 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_size) if qk_norm and matrices != "values" else None
         self.k_norm = RMSNorm(self.head_size) if qk_norm and matrices not in ("queries", "values") else None
 
-    def read(self, x: Tensor, rotary: Tensor | None, mask: Tensor | None, before: Read) -> Read:
+    def read(self, x: Tensor, rotary: Tensor | None, mask: Tensor | None, before: Read, reads: bool = False) -> Read:
         """Return what `forward` is to read: keys and values of S >= T tokens, (B, K, S, D) each.
 
         Args:
             x: Hidden states of the last T of them, (B, T, C).
             rotary: As for `forward`.
             mask: As for `forward`.
-            before: Those of earlier tokens, empty where there are none; with matrices="queries", those of all tokens.
+            before: Those of earlier tokens, empty where there are none.
+            reads: Whether another position made what this one reads, whatever matrices it has: `before` is of all tokens.
         """
-        if self.matrices == "queries":
+        if reads:
             return before
         made = self.kv(x) if self.matrices == "two" else F.linear(x, *_rows(self.qkv, slice(x.shape[2], None)))
         k, v = made.chunk(2, dim=2)
@@ -136,17 +137,18 @@ class MapAttention(Attention):
     2102.12702; Xiao et al. 2019, arXiv 1906.11024). The arguments are those of Attention.
     """
 
-    def read(self, x: Tensor, rotary: Tensor | None, mask: Tensor | None, before: Read) -> Read:
+    def read(self, x: Tensor, rotary: Tensor | None, mask: Tensor | None, before: Read, reads: bool = False) -> Read:
         """Return a map, (B, H, T, S), keys if they made it, and values.
 
         Args:
             x: As for Attention.
             rotary: As for `forward`.
             mask: As for `forward`.
-            before: Keys and values of earlier tokens; with matrices="values", a map and values of earlier tokens.
+            before: Keys and values of earlier tokens; where it reads, a map and values of earlier tokens.
+            reads: Whether another position made the map, whatever matrices this one has.
         """
         values = self._heads(self.v(x))
-        if self.matrices == "values":
+        if reads:
             return before[0], *_behind(before[1:], (values,))
         q, k = self.qk(x).split([x.shape[2], self.num_kv_heads * self.head_size], dim=2)
         q, k = self._heads(q, self.q_norm, rotary), self._heads(k, self.k_norm, rotary)

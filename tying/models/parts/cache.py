@@ -39,6 +39,10 @@ class Cache:
         """Return what a block is given: what its position made of earlier tokens, or all that its source made."""
         return self._kept.get(self._sources[position], ())
 
+    def reads(self, position: int) -> bool:
+        """Return whether a position reads what another one makes."""
+        return self._sources[position] != position
+
     def keep(self, position: int, read: Read) -> None:
         """Take what a block has read: its own keys and values, or once more those of its source."""
         self._kept[self._sources[position]] = read
@@ -57,8 +61,8 @@ class MapCache(Cache):
 
     def before(self, position: int) -> Read:
         """See Cache.before; the map of its source comes first, if it makes none."""
-        source, own = self._sources[position], self._kept.get(position, ())
-        return own if source == position else (self._maps[source], *own)
+        own = self._kept.get(position, ())
+        return (self._maps[self._sources[position]], *own) if self.reads(position) else own
 
     def keep(self, position: int, read: Read) -> None:
         """See Cache.keep."""
