@@ -238,8 +238,15 @@ def test_both_branches_of_the_formula_have_one_noise() -> None:
 # The cache.
 
 
-@pytest.mark.parametrize("name", ["improvement", "fork", "level", "paper"])
-@pytest.mark.parametrize("option", ["kv_sharing", "attention_sharing"])
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("kv_sharing", "improvement"),
+        ("kv_sharing", "level"),
+        ("attention_sharing", "fork"),
+        ("attention_sharing", "paper"),
+    ],
+)
 def test_the_cache_is_charged_for_its_change_and_nothing_else_differs(option: str, name: str) -> None:
     """Random decisions: the terms add up to the change from start to end, of the bytes that a cache then has."""
     settings: dict[str, Any] = {

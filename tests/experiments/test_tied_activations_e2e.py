@@ -15,9 +15,8 @@ pytestmark = pytest.mark.e2e
 Call = Callable[..., Finished]
 
 
-@pytest.mark.parametrize("share", ["kv", "block"])
-def test_searches_and_fixed_patterns_in_a_comparison(call: Call, text_file: Path, tmp_path: Path, share: str) -> None:
-    flags = [*SMALL, *KINDS["kv_tied"].split(), "--binding.share", share, "--data.path", text_file]
+def test_searches_and_fixed_patterns_in_a_comparison(call: Call, text_file: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, *KINDS["kv_tied"].split(), "--binding.share", "kv", "--data.path", text_file]
     agents = ("dqn", "local_search", "sequence:2", "independent")
     done = call("compare", "--agents", *agents, "--seeds", "1", *flags, "--jobs", "1", "--out", "c")
     assert done.status == 0, done.err
