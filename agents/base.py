@@ -343,6 +343,18 @@ def masks_of(env: gymnasium.Env[Any, Any]) -> np.ndarray | None:
     return masks
 
 
+def refuse_ranks(env: gymnasium.Env[Any, Any], name: str) -> None:
+    """Check that actions choose no ranks.
+
+    Raises:
+        InputError: If they do; `name` says which agent cannot do that.
+    """
+    assert env.observation_space.shape is not None
+    layers = interface.num_layers(env.observation_space.shape[0])
+    if interface.num_ranks(layers, env.action_space.n):  # type: ignore[attr-defined]
+        raise InputError(f"agent {name!r} reads actions as (layer, target): it needs env.action_mode cursor or pair")
+
+
 def require_cursor(env: gymnasium.Env[Any, Any], name: str) -> None:
     """Check that an environment asks for one layer after another.
 

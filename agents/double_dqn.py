@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Callback, Diagnostics, Explanation, Transition
+from agents.base import Agent, Callback, Diagnostics, Explanation, Transition, refuse_ranks
 from tying.config import build, config, setting
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class DoubleDQNAgent(Agent):
 
         super().__init__(env, seed, **hyperparameters)
         self.any_depth = self.config.network == "per_layer"
+        if self.any_depth:
+            refuse_ranks(env, "double_dqn --agent.network per_layer")
         self.num_actions = int(env.action_space.n)  # type: ignore[attr-defined]
         self.learner = QLearner(self.config, self.num_layers, self.num_actions, seed)
         self._began_with: str | None = None

@@ -1,6 +1,7 @@
 """Action modes: from an action of the agent to a Pointers value. `tying.interface` has the numbering.
 
-To add one, write its class and a line in `MODES`.
+To add one, write its class and a line in `MODES`. One that decides ranks too says so (`decides_ranks = True`); it is made
+with the highest rank as well, and has the allowed ones as `ranks`.
 
 Masks leave exactly one action for each pattern that can be reached in a decision, so no two legal actions mean the same.
 Every action inside the space is legal without masks too.
@@ -12,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium import spaces
 
-from tying import interface, registry
+from tying import interface, registry, strategies
+from tying.errors import InputError
 from tying.pointers import Pointers
 
 
@@ -115,6 +117,61 @@ class Pair:
         return int(self._moves[int(action), 0])
 
 
+class CursorRank:
+    """One layer's turn, as in `cursor`, and the rank of its delta. Discrete(1 + L R), R ranks.
+
+    0 means weights of its own; 1 + j R + k joins j's group with a delta of the k-th rank, and j >= layer means weights of
+    its own too. The ranks are 0 and a quarter, a half and all of the highest.
+
+    Args:
+        num_layers: L.
+        highest: The highest rank.
+
+    Raises:
+        InputError: If it is 0: there is nothing to choose.
+
+    Attributes:
+        ranks: R ranks, rising.
+    """
+
+    summary = "one layer after another, with the rank of its low-rank delta"
+    decides_ranks = True
+
+    def __init__(self, num_layers: int, highest: int) -> None:
+        if highest < 1:
+            raise InputError(
+                "env.action_mode = 'cursor_rank' chooses ranks up to binding.delta_rank, which is 0: set it (formulas "
+                "and tables have no deltas)"
+            )
+        self.ranks = tuple(sorted({0, highest // 4, highest // 2, highest}))
+        self.space = spaces.Discrete(1 + num_layers * len(self.ranks))
+
+    def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
+        """Return the pattern after an action, with ranks."""
+        target, number = divmod(int(action) - 1, len(self.ranks))
+        owns = action == 0 or target >= cursor
+        ranks = list(pointers.ranks or [0] * len(pointers))
+        ranks[cursor] = 0 if owns else self.ranks[number]
+        return _moved(Pointers(pointers), cursor, cursor if owns else target).with_ranks(ranks)
+
+    def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return True for weights of its own, and for every rank with the roots before the cursor."""
+        masks = np.zeros((len(pointers), len(self.ranks)), dtype=bool)
+        masks[[root for root in pointers.roots if root < cursor]] = True
+        return np.concatenate([[True], masks.ravel()])
+
+    def unchanged(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return True for the pointer and the rank that the cursor's layer has now."""
+        masks = np.zeros(int(self.space.n), dtype=bool)
+        root = pointers[cursor]
+        masks[0 if root == cursor else 1 + root * len(self.ranks) + self.ranks.index(pointers.ranks[cursor])] = True
+        return masks
+
+    def layer(self, action: Any, cursor: int) -> int | None:
+        """Return the cursor."""
+        return cursor
+
+
 class Joint:
     """Every layer at once. MultiDiscrete([1, 2, ..., L]): layer i gives a target 0 to i; targets may be tied themselves."""
 
@@ -143,14 +200,47 @@ class Joint:
         return None
 
 
-MODES: dict[str, type[ActionMode]] = {"cursor": Cursor, "pair": Pair, "joint": Joint}
+MODES: dict[str, type[ActionMode]] = {"cursor": Cursor, "pair": Pair, "joint": Joint, "cursor_rank": CursorRank}
+# In which layers take turns.
+TURNS = ("cursor", "cursor_rank")
 
 
-def make(name: str, num_layers: int) -> ActionMode:
+def make(name: str, num_layers: int, highest_rank: int = 0) -> ActionMode:
     """Return an action mode by name, or another person's by "package.module:Class".
 
     Raises:
-        InputError: If there is none of that name, or it cannot be imported.
+        InputError: If there is none of that name, it cannot be imported, or it decides ranks and there are none.
     """
-    mode: ActionMode = registry.find("action mode", name, MODES)(num_layers)
+    found = registry.find("action mode", name, MODES)
+    mode: ActionMode = found(num_layers, highest_rank) if decides_ranks(found) else found(num_layers)
     return mode
+
+
+def decides_ranks(mode: Any) -> bool:
+    """Return whether a mode, or its class, decides ranks too."""
+    return bool(getattr(mode, "decides_ranks", False))
+
+
+def start(text: str, mode: ActionMode | None, num_layers: int, highest_rank: int, moves: bool) -> Pointers:
+    """Return the pattern at the start of a run; it says ranks where the mode decides them.
+
+    Args:
+        text: A strategy, or pointers; where they say no ranks, all tied layers have the highest.
+        mode: Of the actions.
+        num_layers: L.
+        highest_rank: Of the deltas.
+        moves: Whether pointers move later.
+
+    Raises:
+        InputError: If the text is wrong, or says ranks that cannot be there or that the mode would lose.
+    """
+    pointers = Pointers.parse_ranked(text) if "+" in text else strategies.make(text, num_layers)
+    if len(pointers) != num_layers:
+        raise InputError(f"pointers {text!r} are for {len(pointers)} layers, the model has {num_layers}")
+    decided = tuple(getattr(mode, "ranks", ()))
+    if not set(pointers.ranks) <= set(decided or range(0 if moves else highest_rank + 1)):
+        allowed = ", ".join(map(str, decided)) or f"none, or with env.freeze_after 0 those up to {highest_rank}"
+        raise InputError(
+            f"pointers {text!r}: with this env.action_mode and binding.delta_rank = {highest_rank}, ranks may be {allowed}"
+        )
+    return pointers.with_ranks([highest_rank] * num_layers) if decided and not pointers.ranks else pointers

@@ -12,7 +12,7 @@ import numpy as np
 
 from envs import actions, observation
 from envs.reward import Reward, RewardConfig
-from tying import palette, registry, strategies
+from tying import palette, registry
 from tying.config import build, config, fields_of, nested, one_of, setting
 from tying.errors import InputError, unknown
 from tying.pointers import Pointers
@@ -69,6 +69,7 @@ class Simulator(Protocol):
 
     num_layers: int
     num_iterations: int
+    # One whose tied layers have low-rank deltas has their highest rank too, as `delta_rank`.
 
     def reset(self, seed: int) -> None:
         """Begin a new run; cheap, since a vectorised environment resets more often than it is used."""
@@ -102,7 +103,8 @@ Explanation = tuple[bool | None, float | None]
 class TyingEnv(gymnasium.Env[np.ndarray, Any]):
     """Decide the tying of a run, window by window.
 
-    Action Space: see `envs.actions` (cursor: Discrete(L), pair: Discrete(L(L+1)/2), joint: MultiDiscrete([1..L])).
+    Action Space: see `envs.actions` (cursor: Discrete(L), pair: Discrete(L(L+1)/2), cursor_rank: Discrete(1 + L R), joint:
+    MultiDiscrete([1..L])).
 
     Observation Space: a flat float32 Box, see `envs.observation`.
 
@@ -151,8 +153,11 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         self._head: Sequence[StepRecord] = ()
         # Rounded, since 0.55 * 100 is a little more than 55.
         self.freeze_iteration = round(config.freeze_after * simulator.num_iterations, 6)
-        self.initial_pointers = strategies.make(config.initial_pointers, simulator.num_layers)
-        self.mode = actions.make(config.action_mode, simulator.num_layers)
+        # Of the deltas of tied layers, which only a simulator that trains has.
+        self._highest_rank = getattr(simulator, "delta_rank", 0)
+        where = simulator.num_layers, self._highest_rank
+        self.mode = actions.make(config.action_mode, *where)
+        self.initial_pointers = actions.start(config.initial_pointers, self.mode, *where, moves=config.freeze_after > 0)
         self.action_space = self.mode.space
         self.observation_space = observation.space(simulator.num_layers)
         self._begin()
@@ -206,7 +211,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         for record in self._head:
             self._enter(record)
         self._observation = self._observe()
-        return self._observation, {"pointers": list(self.pointers), "num_unique_layers": self.pointers.num_unique}
+        return self._observation, self._tying()
 
     def restore(self, records: Sequence[StepRecord]) -> None:
         """Let the run begin after known decisions: `reset` puts the environment into the state after the last of them.
@@ -291,18 +296,23 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         return observation.observe(
             self.record,
             remaining=1 - self.record.iteration / self.simulator.num_iterations,
-            cursor=self._cursor if self.config.action_mode == "cursor" else None,
+            cursor=self._cursor if self.config.action_mode in actions.TURNS else None,
             frozen=self.frozen,
             param_share=self.simulator.param_share(self.pointers),
             uninformed_loss=self.simulator.uninformed_loss() if self.record.decision >= 0 else 1.0,
+            highest_rank=self._highest_rank,
         )
+
+    def _tying(self) -> dict[str, Any]:
+        pointers = self.pointers
+        ranks = {"ranks": list(pointers.ranks or [0] * len(pointers))} if actions.decides_ranks(self.mode) else {}
+        return {"pointers": list(pointers), "num_unique_layers": pointers.num_unique, **ranks}
 
     def _info(self) -> dict[str, Any]:
         """Return facts of the step; no wall time, so that equal seeds give equal infos."""
         record = self.record
         return {
-            "pointers": list(record.pointers),
-            "num_unique_layers": record.pointers.num_unique,
+            **self._tying(),
             "param_share": record.param_share,
             "reward_terms": dict(record.reward_terms),
             "param_weight": record.param_weight,

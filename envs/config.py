@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import SerializeAsAny
 
+from envs import actions
 from envs.base import EnvConfig, by_section
 from envs.reward import RewardConfig, require_cache
-from tying import models, strategies, tasks
+from tying import models, tasks
 from tying.config import by_name, config, override, setting
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
@@ -40,8 +41,10 @@ class TrainingConfig:
         require_cache(self.reward, self.model.moves_cache)
         if not self.model.num_layers:  # not known before its folder is named
             return
+        where = self.model.num_layers, self.binding.delta_rank
+        mode = actions.make(self.env.action_mode, *where) if self.env.action_mode in actions.MODES else None
         try:
-            pointers = strategies.make(self.env.initial_pointers, self.model.num_layers)
+            pointers = actions.start(self.env.initial_pointers, mode, *where, moves=self.env.freeze_after > 0)
         except InputError as error:
             raise InputError(f"env.initial_pointers: {error}") from error
         if self.env.freeze_after == 0:

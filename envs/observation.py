@@ -8,7 +8,8 @@
 | 3                | param_share      | 0 to 1  | trainable block parameters as a share of the untied model's           |
 | 4                | frozen           | 0 or 1  | 1 when pointers no longer move                                        |
 | 5 + 7i           | pointer of i     | 0 to 1  | pointer of layer i, divided by L - 1                                  |
-| 6 + 7i           | root i           | 0 or 1  | 1 when layer i owns its weights                                       |
+| 6 + 7i           | root i           | 0 to 1  | 1 when layer i owns its weights; where pointers say ranks, for a tied |
+|                  |                  |         | layer half the rank of its delta as a share of the highest, else 0    |
 | 7 + 7i           | cursor i         | 0 or 1  | 1 when it is layer i's turn (all 0 where there is no cursor)          |
 | 8 + 7i           | gradient of i    | 0 to 1  | norm of its gradient as a share of the largest layer's                |
 | 9 + 7i           | similarity of i  | -1 to 1 | cosine of its weights with those of layer i - 1 (0 for layer 0)       |
@@ -65,7 +66,14 @@ def _limits(num_layers: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def observe(
-    record: StepRecord, *, remaining: float, cursor: int | None, frozen: bool, param_share: float, uninformed_loss: float
+    record: StepRecord,
+    *,
+    remaining: float,
+    cursor: int | None,
+    frozen: bool,
+    param_share: float,
+    uninformed_loss: float,
+    highest_rank: int = 0,
 ) -> np.ndarray:
     """Return the observation after a step, clipped to the space's bounds.
 
@@ -76,8 +84,9 @@ def observe(
         frozen: Whether pointers no longer move.
         param_share: Share of trainable block parameters under the pointers in force, 0 to 1.
         uninformed_loss: log(vocabulary), nats per token.
+        highest_rank: Of low-rank deltas; 0 where there are none.
     """
-    values = of_pattern(record.pointers).copy()
+    values = of_pattern(record.pointers, highest_rank).copy()
     known = record.decision >= 0
     if known and record.gradient_norms:
         values[interface.place("gradient")] = np.array(record.gradient_norms) / max(*record.gradient_norms, 1e-12)
@@ -97,12 +106,15 @@ def observe(
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def of_pattern(pointers: Pointers) -> np.ndarray:
+def of_pattern(pointers: Pointers, highest_rank: int = 0) -> np.ndarray:
     """Return an observation in which only what pointers say is there, (D,) float64; others share it: copy it."""
     num_layers = len(pointers)
     values = np.zeros(interface.size(num_layers))
     values[interface.place("pointer")] = np.array(pointers) / max(1, num_layers - 1)
-    values[interface.place("root")] = np.array(pointers) == np.arange(num_layers)
+    ranks = np.array(pointers.ranks or [0] * num_layers)
+    values[interface.place("root")] = np.where(
+        np.array(pointers) == np.arange(num_layers), 1, ranks / max(1, 2 * highest_rank)
+    )
     values.setflags(write=False)
     return values
 

@@ -51,6 +51,7 @@ class TrainingSimulator:
         self.task = tasks.make(config.task, config.model, config.data)
         self.num_layers = self.task.num_layers
         self.num_iterations = config.trainer.iterations
+        self.delta_rank = config.binding.delta_rank
         self.trainer: Trainer | None = None
         self.on_iteration: Callable[[Iteration], None] | None = None
         self._new_seed: int | None = 0
@@ -83,11 +84,12 @@ class TrainingSimulator:
 
         Args:
             pointers: Its first window's: what they tie is never built. A trainer that was built for others, and lacks
-                weights that these need, is built anew; it has not trained.
+                weights that these need or that their deltas remember, is built anew; it has not trained.
         """
         built = self.trainer
-        if built is not None and self._new_seed is None and not self._used and not set(pointers) <= set(built.pointers):
-            self._new_seed = built.seed
+        if built is not None and self._new_seed is None and not self._used:
+            lacks = pointers != built.pointers if self.delta_rank else not set(pointers) <= set(built.pointers)
+            self._new_seed = built.seed if lacks else None
         if self._new_seed is not None or self.trainer is None:
             self.trainer = built = None  # frees the old model first: two need not fit into memory
             config, seed = self.config, self._new_seed or 0
@@ -181,6 +183,7 @@ class ResumedSimulator:
         self.live = live
         self.num_layers = live.num_layers
         self.num_iterations = live.num_iterations
+        self.delta_rank = live.delta_rank
         self.records = records
         self.folder = folder
         self._next = start

@@ -36,14 +36,14 @@ def main(words: Sequence[str]) -> Any:
     directory = RunDirectory(Path(flags.run))
     made, summary = load_training_config(directory.read_config(), flags.trust), directory.read_summary()
     pattern = Pointers(summary["pointers"])
-    found = _BASELINE if pattern == Pointers.independent(len(pattern)) else str(pattern)
+    found = grid.variant_of(pattern)
     fixed = strategies.of_size(len(pattern), pattern.num_unique)
     rivals = {found if other == pattern else text: text for text, other in fixed.items()}
     folder = Path(flags.out or Path("comparisons") / f"retrain__{directory.path.resolve().name}")
     require_room(folder, "--out")
     # The run's own settings, recommended ones included, except how decisions are made: a fixed pattern is set once.
     settings = to_dict(made) | {"preset": summary["preset"]}
-    settings["env"] |= {"action_mode": "joint", "freeze_after": 1.0}
+    settings["env"] |= {"action_mode": "joint", "freeze_after": 1.0, "initial_pointers": _BASELINE}
     write_json(folder / "settings.json", settings)
     common = ["--config", str(folder / "settings.json"), *(["--trust"] if flags.trust else [])]
     texts = list(dict.fromkeys([found, *rivals, *grid.shallow_rivals(made.model, pattern.num_unique), _BASELINE]))

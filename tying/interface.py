@@ -5,8 +5,9 @@ Environments write observations and read actions; agents do the reverse. Both kn
 An observation has `SCALARS` first, then `PER_LAYER` once for every layer, so that a policy can read layers one by one,
 whatever L is. `envs.observation` says what each entry means.
 
-A Discrete action space has L actions where the environment walks over the layers (`cursor`) and L(L+1)/2 where the agent
-chooses the layer too (`pair`).
+A Discrete action space has L actions where the environment walks over the layers (`cursor`), L(L+1)/2 where the agent
+chooses the layer too (`pair`), and 1 + L R where it walks over the layers and the agent chooses one of R ranks as well as
+the target (`cursor_rank`). No two of these numbers are equal for L > 1 and R > 1.
 """
 
 import functools
@@ -110,6 +111,12 @@ def moves(num_layers: int, cursor: int | None) -> np.ndarray:
     found = np.stack([np.full(num_layers, cursor), np.minimum(np.arange(num_layers), cursor)], axis=1)
     found.setflags(write=False)
     return found
+
+
+def num_ranks(num_layers: int, num_actions: int) -> int:
+    """Return R of a Discrete space of that size; 0 where its actions choose no ranks."""
+    number, rest = divmod(num_actions - 1, num_layers)
+    return 0 if rest or number < 2 else number
 
 
 def in_turn(num_layers: int, num_actions: int) -> bool:

@@ -3,16 +3,20 @@
 L layers have a pointer each: p[i] == i means that layer i owns its weights (it is a *root*), p[i] == j < i
 that it uses the weights of root j. The values are exactly the set partitions of the layers, so there are
 Bell(L) of them: 15 for L=4, 203 for L=6, 4140 for L=8. This module knows nothing of tensors.
+
+A pattern may also say which rank the low-rank delta of every tied layer has (`tying.binding.deltas`): "0 0+4 2 2+0". Those
+that say none are the set partitions, and leave the rank to the binding.
 """
 
 import operator
 import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Self
 
 from tying.errors import InputError
 
 _MOST_DIGITS = 6
+_RANKED = re.compile(rf"(\d{{1,{_MOST_DIGITS}}})\+(\d{{1,{_MOST_DIGITS}}})", re.ASCII)
 _RECURRENCE = 0.46  # measured at 1 to 8 uses of the same weights, arXiv 2604.21106
 FORMS = "pointers as in '0 1 1 3', labels as in '1-2-2-3'"
 
@@ -26,7 +30,7 @@ class Pointers(tuple[int, ...]):
     """A valid pointer tuple: p[i] <= i and p[p[i]] == p[i] for every layer i.
 
     Args:
-        values: One pointer per layer, layer 0 first.
+        values: One pointer per layer, layer 0 first; texts "0+4" for all tied layers, or for none, say the ranks too.
 
     Raises:
         InputError: If a pointer is no whole number, or names a later layer, or a layer that is not a root.
@@ -34,10 +38,13 @@ class Pointers(tuple[int, ...]):
 
     __slots__ = ()
 
-    def __new__(cls, values: Iterable[int]) -> Self:
+    def __new__(cls, values: Iterable[int | str]) -> Self:
         """Check and make; see the class."""
         try:
-            pointers = tuple(operator.index(value) for value in values)
+            entries = tuple(values)
+            if any(isinstance(entry, str) and "+" in entry for entry in entries):
+                return _ranked(entries)  # type: ignore[return-value]
+            pointers = tuple(operator.index(value) for value in entries)  # type: ignore[arg-type]
         except TypeError as error:
             raise InputError(f"pointers {values!r}: expected one whole number per layer, as in (0, 1, 1, 3)") from error
         if not pointers:
@@ -80,6 +87,15 @@ class Pointers(tuple[int, ...]):
         if not words or not all(map(_is_number, words)):
             raise InputError(f"pointers {text!r}: expected one per layer: {FORMS}")
         return cls(map(int, words))
+
+    @classmethod
+    def parse_ranked(cls, text: str) -> "Pointers":
+        """Read what `parse` reads, and patterns that say ranks: "0 0+4 2 2+0".
+
+        Raises:
+            InputError: If the text is neither, or only some tied layers have a rank.
+        """
+        return cls(int(word) if _is_number(word) else word for word in text.split()) if "+" in text else cls.parse(text)
 
     @classmethod
     def all(cls, num_layers: int) -> Iterator[Self]:
@@ -126,6 +142,34 @@ class Pointers(tuple[int, ...]):
             members.setdefault(root, []).append(layer)
         return tuple(tuple(group) for group in members.values())
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The rank of every layer's delta, 0 for roots; empty where the pattern says none."""
+        return ()
+
+    def with_ranks(self, ranks: Iterable[int]) -> "Pointers":
+        """Return the same tying with a rank for the delta of every tied layer.
+
+        Where nothing is tied, there is nothing to say: that is the pattern without ranks.
+
+        Args:
+            ranks: One per layer; those of roots are not read.
+
+        Raises:
+            InputError: If there are not L of them, or a tied layer's is no whole number of at least 0.
+        """
+        given = list(ranks)
+        if len(given) != len(self):
+            raise InputError(f"ranks {given}: {len(given)} for {len(self)} layers")
+        kept = tuple(0 if layer == root else rank for (layer, root), rank in zip(enumerate(self), given, strict=True))
+        if not all(type(rank) is int and rank >= 0 for rank in kept):
+            raise InputError(f"ranks {given}: expected whole numbers of at least 0")
+        return Pointers(self) if self.num_unique == len(self) else RankedPointers(self, kept)
+
+    def to_list(self) -> list[int | str]:
+        """Return the JSON form, which the constructor reads: numbers, and texts "0+4" for tied layers with ranks."""
+        return list(self)
+
     def others(self, layer: int) -> tuple[int, ...]:
         """Return the layers that share with a layer, itself left out: of layer 1 in 0 1 1 1, (2, 3)."""
         return tuple(other for other, root in enumerate(self) if root == self[layer] and other != layer)
@@ -156,10 +200,64 @@ class Pointers(tuple[int, ...]):
         return self.from_labels(labels)
 
     def __str__(self) -> str:
-        return " ".join(map(str, self))
+        return " ".join(map(str, self.to_list()))
 
     def __repr__(self) -> str:
-        return f"Pointers({tuple(self)})"
+        return f"Pointers({tuple(self.to_list())})"
+
+
+class RankedPointers(Pointers):
+    """Pointers that say ranks, made by `Pointers.with_ranks`; at least one layer is tied. None equals one without ranks."""
+
+    _ranks: tuple[int, ...]
+
+    def __new__(cls, values: Iterable[int | str], ranks: tuple[int, ...]) -> Self:
+        """Take over what `with_ranks` has checked."""
+        made = tuple.__new__(cls, values)
+        made._ranks = ranks
+        return made
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """See Pointers.ranks."""
+        return self._ranks
+
+    def move(self, layer: int, target: int) -> Pointers:  # type: ignore[override]
+        """See Pointers.move; layers that stay tied keep their ranks, one that was a root has rank 0."""
+        return Pointers(self).move(layer, target).with_ranks(self._ranks)
+
+    def to_list(self) -> list[int | str]:
+        """See Pointers.to_list."""
+        return [
+            root if layer == root else f"{root}+{rank}"
+            for (layer, root), rank in zip(enumerate(self), self._ranks, strict=True)
+        ]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RankedPointers) and tuple.__eq__(self, other) and self._ranks == other._ranks
+
+    def __ne__(self, other: object) -> bool:  # tuple has its own
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((tuple(self), self._ranks))
+
+    def __reduce__(self) -> tuple[type, tuple[list[int | str]]]:
+        return Pointers, (self.to_list(),)
+
+
+def _ranked(entries: Sequence[int | str]) -> Pointers:
+    """Return the pattern that numbers, of roots, and texts, of tied layers, say."""
+    found = [_RANKED.fullmatch(entry) if isinstance(entry, str) else None for entry in entries]
+    where = f"pointers {' '.join(map(str, entries))!r}"
+    if any(isinstance(entry, str) and match is None for entry, match in zip(entries, found, strict=True)):
+        raise InputError(f"{where}: expected one per layer, as in '0 0+4 2 2+0'")
+    pointers = Pointers(int(match[1]) if match else entry for entry, match in zip(entries, found, strict=True))
+    for layer, (root, match) in enumerate(zip(pointers, found, strict=True)):
+        if (match is None) != (layer == root):
+            which = "is tied and has no rank" if match is None else "owns its weights and has a rank"
+            raise InputError(f"{where}: layer {layer} {which}; ranks are those of all tied layers, as in '0 0+4 2 2+0'")
+    return pointers.with_ranks(int(match[2]) if match else 0 for match in found)
 
 
 def _is_number(word: str) -> bool:

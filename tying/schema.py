@@ -18,12 +18,13 @@ Shape = type[BaseModel]
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="allow", protected_namespaces=())
 
 
-def _valid(pointers: list[int]) -> list[int]:
+def _valid(pointers: list[int | str]) -> list[int | str]:
     Pointers(pointers)
     return pointers
 
 
-PointerList = Annotated[list[int], AfterValidator(_valid)]
+# As `Pointers.to_list` has them.
+PointerList = Annotated[list[int | str], AfterValidator(_valid)]
 
 
 def shape(**entries: Any) -> Shape:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, Explanation, Transition, read_arrays
+from agents.base import Agent, Diagnostics, Explanation, Transition, read_arrays, refuse_ranks
 from agents.search import Baseline, SearchConfig, exploring
 from tying import interface
 from tying.config import config, setting
@@ -118,6 +118,7 @@ class ThompsonAgent(Agent):
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
+        refuse_ranks(env, type(self).__name__)
         self._generator = np.random.default_rng(seed)
         self._worth = Worth(self.num_layers, self.config.prior_std)
         self._baseline = Baseline(self.config.weight)

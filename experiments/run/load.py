@@ -18,6 +18,7 @@ from tying.binding import Deltas, LayerBinding
 from tying.data import tokenizers
 from tying.errors import InputError
 from tying.files import read_json, require_checksums
+from tying.pointers import Pointers
 from tying.tasks.base import Task
 from tying.tasks.text import TOKENIZER_FILE
 from tying.training import checkpoint
@@ -114,7 +115,7 @@ class Run:
         tokens = generate(self.model.to(device), tokens, num_tokens, generator, temperature, top_k)
         return str(tokenizer.decode(tokens[0].tolist()))
 
-    def _weights(self) -> tuple[Path, Any]:
+    def _weights(self) -> tuple[Path, Pointers]:
         """Return the folder of the newest weights, and their pointers."""
         newest = self.directory.latest_checkpoint()
         final = self.directory.final
@@ -123,7 +124,7 @@ class Run:
             require_checksums(final, "pointers.")
             pointers = read_json(final / "pointers.json")
             schema.check(_POINTERS, {"pointers.json": pointers})
-            return final, pointers
+            return final, Pointers(pointers)
         if newest is not None:
             return newest[1], checkpoint.saved_pointers(newest[1])
         raise InputError(f"{self.path}: no model yet, not even a checkpoint")

@@ -26,7 +26,7 @@ def write_final(directory: RunDirectory, config: Config, recorder: Recorder) -> 
     with replacing(directory.final) as temporary:
         temporary.mkdir()
         checkpoint.save_tensors(trainer.state_dict()["model"], temporary / "model.safetensors")
-        (temporary / "pointers.json").write_text(json.dumps(list(trainer.pointers)) + "\n")
+        (temporary / "pointers.json").write_text(json.dumps(trainer.pointers.to_list()) + "\n")
         (temporary / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         trainer.task.export(trainer.model, temporary)
         recorder.agent.save(temporary / "agent")
@@ -44,7 +44,7 @@ def _summarise(config: Config, recorder: Recorder) -> dict[str, Any]:
         "preset": config.preset,
         "task": config.task.name,
         "loss_unit": f"nats per {trainer.task.unit}",
-        "pointers": list(trainer.pointers),
+        "pointers": trainer.pointers.to_list(),
         "num_layers": len(trainer.pointers),
         "num_unique_layers": trainer.pointers.num_unique,
         "effective_blocks": trainer.pointers.effective_blocks,

@@ -63,6 +63,7 @@ class TensorBoardLogger:
                 "tying/trainable_params": trainable_params,
                 "tying/compression_ratio": compression_ratio,
                 **{f"tying/pointer/layer_{layer:02d}": root for layer, root in enumerate(record.pointers)},
+                **{f"tying/rank/layer_{layer:02d}": rank for layer, rank in enumerate(record.pointers.ranks)},
                 "reward/total": record.reward,
                 **{f"reward/{name}": value for name, value in record.reward_terms.items()},
                 "reward/param_weight": record.param_weight,

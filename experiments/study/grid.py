@@ -34,6 +34,7 @@ from tying.config import build, override
 from tying.errors import InputError
 from tying.files import read_json, write_json
 from tying.models.config import BlocksConfig
+from tying.pointers import Pointers
 from tying.registry import foreign_names
 
 FORMAT = 2
@@ -94,6 +95,13 @@ class Variant:
         if lines or config is None:
             raise InputError(lines)
         return cls(" ".join(text.split()), config, words)
+
+
+def variant_of(pattern: Pointers) -> str:
+    """Return the text of the variant that trains a pattern from scratch."""
+    if pattern.ranks:  # no action of a fixed strategy says them
+        return f"independent --env.initial-pointers '{pattern}' --env.freeze-after 0"
+    return str(pattern) if pattern.num_unique < len(pattern) else "independent"
 
 
 def shallow_rivals(model: BlocksConfig, num_unique: int) -> list[str]:

@@ -1,6 +1,8 @@
 """Pointers: every property is checked over all partitions, or over random chains of moves."""
 
+import copy
 import itertools
+import json
 import pickle
 
 import pytest
@@ -135,3 +137,61 @@ def test_impossible_moves_are_refused(layer: int, target: int) -> None:
 def test_what_is_no_list_of_whole_numbers_is_refused(values: object) -> None:
     with pytest.raises(InputError, match="expected one whole number per layer"):
         Pointers(values)  # type: ignore[arg-type]
+
+
+# Ranks of deltas.
+
+
+def test_ranks_are_read_as_they_are_written() -> None:
+    for pointers in Pointers.all(4):
+        for ranks in ([0] * 4, [3, 1, 0, 12]):
+            ranked = pointers.with_ranks(ranks)
+            for again in (
+                Pointers.parse_ranked(str(ranked)),
+                Pointers(ranked.to_list()),
+                Pointers(json.loads(json.dumps(ranked.to_list()))),
+                pickle.loads(pickle.dumps(ranked)),
+                copy.deepcopy(ranked),
+            ):
+                assert again == ranked and not again != ranked
+                assert (hash(again), again.ranks, tuple(again)) == (hash(ranked), ranked.ranks, tuple(pointers))
+            assert ranked.groups == pointers.groups and ranked.num_unique == pointers.num_unique
+            tied = [layer for layer, root in enumerate(pointers) if layer != root]
+            assert [rank for layer, rank in enumerate(ranked.ranks) if layer in tied] == [ranks[layer] for layer in tied]
+
+
+def test_ranks_make_another_pattern_and_where_nothing_is_tied_there_are_none() -> None:
+    plain, low, high = (Pointers((0, 0, 2)), *(Pointers((0, 0, 2)).with_ranks([0, r, 0]) for r in (0, 4)))
+    assert len({plain, low, high}) == 3 and plain != low and low != plain and low != high
+    assert (plain.ranks, low.ranks, high.ranks) == ((), (0, 0, 0), (0, 4, 0))
+    assert (str(plain), str(low), str(high)) == ("0 0 2", "0 0+0 2", "0 0+4 2")
+    assert Pointers.independent(3).with_ranks([1, 1, 1]) == Pointers.independent(3)
+    assert Pointers(high) == plain and high.move(1, 1) == Pointers.independent(3)
+    assert str(high.move(2, 1)) == "0 0+4 0+0"
+    assert str(Pointers.parse_ranked("0 0+1 0+2").move(1, 1)) == "0 1 0+2"
+    assert Pointers.parse_ranked("a-a-b") == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 0+4 0", "layer 2 is tied and has no rank"),
+        ("0+0 0+4", "layer 0 owns its weights and has a rank"),
+        ("0 0+x", "expected one per layer, as in"),
+        ("0 0+4+4", "expected one per layer, as in"),
+        ("0 +4", "expected one per layer, as in"),
+        ("0 0+-4", "expected one per layer, as in"),
+        ("0 2+4 2", "points at itself or an earlier one"),
+    ],
+)
+def test_wrong_ranks_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Pointers.parse_ranked(text)
+    with pytest.raises(InputError, match="expected one per layer"):
+        Pointers.parse(text)
+
+
+@pytest.mark.parametrize("ranks", [[1, 1], [0, 1.5, 0], [0, -1, 0], [0, True, 0], [0, "1", 0]])
+def test_ranks_are_one_whole_number_per_layer(ranks: list[int]) -> None:
+    with pytest.raises(InputError, match="ranks"):
+        Pointers((0, 0, 2)).with_ranks(ranks)

@@ -10,14 +10,17 @@ and its delta goes. For any other layer:
 - while its weights stay the same in object and values, its delta stays, with its moments;
 - where they stay but a new root added its delta to them, the new delta is the best of its rank to keep E_i: the truncated
   singular value decomposition of E_i - W_root (Eckart & Young 1936);
-- where it joins other weights, the new delta is that too (start "svd": tie with memory), or has B = 0 ("zero").
+- where it joins other weights, the new delta is that too (start "svd": tie with memory), or has B = 0 ("zero");
+- where its weights stay and the pattern says another rank (`Pointers.ranks`), the new delta is that with either start: of a
+  higher rank exact, of rank 0 none.
 
 New deltas have no moments yet. With B = 0, A is drawn: it would get no gradient if it were 0 too.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -37,7 +40,8 @@ class Deltas:
     """Which deltas tied layers have.
 
     Attributes:
-        rank: Of each delta; at most that of the weight beside it. 0: no deltas.
+        rank: Of each delta, where the pointers say no ranks, and the highest that they may say; at most that of the weight
+            beside it. 0: no deltas.
         start: How a layer's delta begins when it joins other weights: "svd" or "zero", see the module.
         seed: Determines A where B begins as 0.
 
@@ -115,14 +119,21 @@ class LayerDeltas:
         self.weight_of = [shared.index(_join(path, "weight")) for path in self._linears for _ in KEYS]
         self.live: list[list[nn.Parameter]] = [[] for _ in blocks]
 
-    @property
-    def sizes(self) -> list[int]:
-        """Number of values of each of a layer's parameters."""
-        pairs = ((layers[0], self._rank(layers[0])) for layers in self._linears.values())
-        return [size for linear, rank in pairs for size in (rank * linear.in_features, rank * linear.out_features)]
+    def ranks(self, pointers: Pointers) -> tuple[int, ...]:
+        """Return the rank of every layer's delta under pointers, 0 where it has none.
 
-    def _rank(self, linear: nn.Linear) -> int:
-        return min(self._deltas.rank, linear.in_features, linear.out_features)
+        Raises:
+            InputError: If they say a rank above that of the deltas.
+        """
+        highest = self._deltas.rank
+        if max(pointers.ranks, default=0) > highest:
+            raise InputError(f"pointers '{pointers}': rank {max(pointers.ranks)}, and deltas here have at most {highest}")
+        return pointers.ranks or tuple(0 if layer == root else highest for layer, root in enumerate(pointers))
+
+    def sizes(self, rank: int) -> list[int]:
+        """Return the number of values of each parameter of a delta."""
+        pairs = ((layers[0], _rank(layers[0], rank)) for layers in self._linears.values())
+        return [size for linear, own in pairs for size in (own * linear.in_features, own * linear.out_features)]
 
     def install(self) -> None:
         """Let the linear layers take deltas in; they compute as before."""
@@ -161,31 +172,36 @@ class LayerDeltas:
             trains: Per layer, requires_grad of each parameter of a new delta.
         """
         plan = DeltaPlan([], [[] for _ in new])
+        ranks = self.ranks(new)
         with torch.inference_mode(False), torch.no_grad():
             merged = {root: self.products(root) for root in new.roots}
             plan.merges.extend((kept[root][i], product) for root, own in merged.items() for i, product in own.items())
             for layer, root in enumerate(new):
-                if layer == root:
+                if not ranks[layer]:
                     continue
-                stays = bool(self.live[layer]) and kept[root] is used[layer]
-                if stays and not self.live[root]:
+                stays = kept[root] is used[layer]
+                if stays and not self.live[root] and self.sizes(ranks[layer]) == [p.numel() for p in self.live[layer]]:
                     plan.live[layer] = self.live[layer]
                 else:
                     svd = stays or self._deltas.start == "svd"
-                    plan.live[layer] = self._made(layer, used[layer], kept[root], merged[root], trains[layer], svd)
+                    pairs = self._starts(layer, used[layer], kept[root], merged[root], ranks[layer], svd)
+                    plan.live[layer] = [
+                        nn.Parameter(value, requires_grad=trained)
+                        for value, trained in zip(chain.from_iterable(pairs), trains[layer], strict=True)
+                    ]
         return plan
 
-    def _made(
+    def _starts(
         self,
         layer: int,
         used: Sequence[Tensor],
         joined: Sequence[Tensor],
         merged: Mapping[int, Tensor],
-        trains: Sequence[bool],
+        rank: int,
         svd: bool,
-    ) -> list[nn.Parameter]:
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yield A and B of every linear layer."""
         own = self.products(layer)
-        parameters = []
         for number, (path, layers) in enumerate(self._linears.items()):
             index = self.weight_of[2 * number]
             difference = used[index] - joined[index]
@@ -194,12 +210,8 @@ class LayerDeltas:
             if index in merged:
                 difference -= merged[index]
             seed = derive_seed(self._deltas.seed, f"delta {path}", layer)
-            pair = _start(difference, self._rank(layers[layer]), svd, seed)
-            parameters += [
-                nn.Parameter(value.to(used[index].dtype), requires_grad=trained)
-                for value, trained in zip(pair, trains[2 * number : 2 * number + 2], strict=True)
-            ]
-        return parameters
+            pair = _start(difference, _rank(layers[layer], rank), svd, seed)
+            yield tuple(value.to(used[index].dtype) for value in pair)
 
     def carry_out(self, plan: DeltaPlan) -> list[nn.Parameter]:
         """Do what was planned, once every layer has its weights; return the parameters that nobody uses any more."""
@@ -235,6 +247,10 @@ def _linears(blocks: Sequence[nn.Module], shared: Sequence[str], single: set[str
             if all(type(module) in (nn.Linear, DeltaLinear) for module in modules):
                 found[path] = modules
     return found  # type: ignore[return-value]
+
+
+def _rank(linear: nn.Linear, rank: int) -> int:
+    return min(rank, linear.in_features, linear.out_features)
 
 
 def _join(path: str, key: str) -> str:

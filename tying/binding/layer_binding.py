@@ -165,14 +165,20 @@ class LayerBinding:
         return sum(parameter.numel() for parameter in unique.values())
 
     def trainable_params_of(self, pointers: Iterable[int]) -> int:
-        """Return what `trainable_params` would be under other pointers, without binding them."""
+        """Return what `trainable_params` would be under other pointers, without binding them.
+
+        Raises:
+            InputError: If they say ranks that deltas here cannot have.
+        """
+        pointers = pointers if isinstance(pointers, Pointers) else Pointers(pointers)
+        ranks = self.deltas.ranks(pointers)
         sizes = [parameter.numel() for parameter in self._weights[0]]
         private = {id(p): p.numel() for p, _ in self.slots.private() if p.requires_grad}
         total = sum(private.values())
         for layer, root in enumerate(pointers):
             own, trains = sizes, self._trains_of(layer)
             if layer != root:
-                own, trains = self.deltas.sizes, self._deltas_train(layer)
+                own, trains = self.deltas.sizes(ranks[layer]), self._deltas_train(layer)
             total += sum(size for size, trained in zip(own, trains, strict=True) if trained)
         return total
 
@@ -187,17 +193,18 @@ class LayerBinding:
         everything is checked, before anything is touched: running out of memory, too, leaves all as it was.
 
         Args:
-            pointers: One per layer, or their text ("0 0 2 2").
+            pointers: One per layer, or their text ("0 0 2 2"), with ranks of the deltas or without ("0 0+4 2 2+0").
 
         Raises:
-            InputError: If the pointers are invalid or of another length; if parameters were replaced behind the binding's
-                back, cannot be copied, or are in no optimizer.
+            InputError: If the pointers are invalid or of another length, or say ranks that deltas here cannot have; if
+                parameters were replaced behind the binding's back, cannot be copied, or are in no optimizer.
         """
         new = pointers
         if not isinstance(new, Pointers):
-            new = Pointers.parse(new) if isinstance(new, str) else Pointers(new)
+            new = Pointers.parse_ranked(new) if isinstance(new, str) else Pointers(new)
         if len(new) != self.num_layers:
             raise InputError(f"pointers '{new}' are for {len(new)} layers, the model has {self.num_layers}")
+        self.deltas.ranks(new)  # refuses those that are too high
         self._check_in_force()
         if new == self._pointers:
             return
@@ -349,8 +356,8 @@ class LayerBinding:
             return DeltaPlan([], self.deltas.live)
         trains = [self._deltas_train(layer) for layer in range(self.num_layers)]
         no_weights = [False] * len(self.shared_names)
-        for layer, root in enumerate(new):
-            if layer != root:
+        for layer, rank in enumerate(self.deltas.ranks(new)):
+            if rank:
                 self._optimizers.refuse_unheld(layer, [*no_weights, *trains[layer]])
         return self.deltas.plan(self._weights, kept, new, trains)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tying import schema
 from tying.errors import InputError
 from tying.files import CHECKSUMS, read_json, require_checksums
+from tying.pointers import Pointers
 
 _HEADS = ("lm_head.", "head.")
 _POINTERS = schema.shape(pointers=schema.PointerList)
@@ -58,7 +59,7 @@ def _layers(final: Path) -> dict[str, Tensor]:
         values = load_file(final / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{final}: damaged or missing ({error})") from error
-    for layer, root in enumerate(pointers):
+    for layer, root in enumerate(Pointers(pointers)):
         for name in [name for name in values if name.startswith(f"h.{root}.")]:
             values.setdefault(f"h.{layer}.{name.removeprefix(f'h.{root}.')}", values[name])
     return values

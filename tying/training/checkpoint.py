@@ -15,6 +15,7 @@ from torch import Tensor
 from tying import schema
 from tying.errors import InputError
 from tying.files import replacing, require_checksums, write_checksums, write_json
+from tying.pointers import Pointers
 from tying.training.trainer import Trainer
 
 FORMAT = 2
@@ -58,13 +59,13 @@ def load(trainer: Trainer, folder: Path) -> None:
         raise InputError(f"{folder}: {error}; {_WAY_OUT}") from error
 
 
-def saved_pointers(folder: Path) -> list[int]:
+def saved_pointers(folder: Path) -> Pointers:
     """Return the pointers of a checkpoint.
 
     Raises:
         InputError: If it is damaged.
     """
-    return list(_read_state(folder)["pointers"])
+    return Pointers(_read_state(folder)["pointers"])
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def rebind(binding: LayerBinding, wrapped: DistributedDataParallel, pointers: st
 
 def broadcast(pointers: str | Iterable[int], group: dist.ProcessGroup | None = None) -> Pointers:
     """Return the pointers of the group's first process in all of its processes."""
-    own = Pointers.parse(pointers) if isinstance(pointers, str) else Pointers(pointers)
-    box = [tuple(own)]
+    own = Pointers.parse_ranked(pointers) if isinstance(pointers, str) else pointers
+    box = [(own if isinstance(own, Pointers) else Pointers(own)).to_list()]
     dist.broadcast_object_list(box, group=group, group_src=0)
     return Pointers(box[0])
 

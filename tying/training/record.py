@@ -110,7 +110,8 @@ class StepRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         values = {name: getattr(self, name) for name in _NAMES}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return plain | {name: values[name].to_list() for name in ("pointers", "previous_pointers")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -298,7 +298,7 @@ class Trainer:
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
         model = {name: parameter.detach() for name, parameter in named.items()}
-        return {"iteration": self.iteration, "pointers": list(self.pointers), "model": model, "optimizer": moments}
+        return {"iteration": self.iteration, "pointers": self.pointers.to_list(), "model": model, "optimizer": moments}
 
     @isolated()
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -307,7 +307,7 @@ class Trainer:
         Raises:
             InputError: If its parameters are not this trainer's.
         """
-        self.rebind(state["pointers"])
+        self.rebind(Pointers(state["pointers"]))
         load_parameters(self.model, state["model"])
         named = dict(self.model.named_parameters())
         self.optimizer.state.clear()

@@ -480,3 +480,98 @@ def test_deltas_of_a_binding_before_are_refused_and_settings_checked() -> None:
     for wrong in ({"rank": -1}, {"rank": 1, "start": "one"}):
         with pytest.raises(InputError, match="deltas: rank"):
             Deltas(**wrong)  # type: ignore[arg-type]
+
+
+# Ranks that the pattern says.
+
+# Changes of rank up, down and to 0, promotions and re-targets with other ranks, jumps.
+RANKED = [
+    "0 0+2 0+1 3 3+0",
+    "0 0+1 0+2 3 3+2",
+    "0 0+0 0+2 3 3+2",
+    "0 1 1+1 1+2 1+1",
+    "0 1 2 2+1 2+2",
+    "0 0+2 2 0+0 2+1",
+    "0 0 0 0 0",
+    "0 0+2 0+2 0+1 0+2",
+    "0 1 2 3 4",
+    "0 0+0 0+0 0+1 0+2",
+]
+
+
+@pytest.mark.parametrize("start", ["svd", "zero"])
+def test_every_position_stays_as_near_as_the_ranks_of_the_pattern_allow(start: str) -> None:
+    model, optimizer, binding = bound(2, start)
+    for number, text in enumerate(RANKED * 2):
+        step(model, optimizer, number)
+        before, old = effective(model), binding.pointers
+        held, used = [list(own) for own in binding.deltas.live], [binding.weights_of(layer)[0] for layer in range(5)]
+        binding.rebind(text)
+        after, new = effective(model), binding.pointers
+        ranks = new.ranks or [0 if layer == root else 2 for layer, root in enumerate(new)]
+        for layer, root in enumerate(new):
+            assert [min(p.shape) for p in binding.deltas.live[layer]] == [ranks[layer]] * (8 if ranks[layer] else 0)
+            stays = old[layer] != layer and old[layer] == root
+            if stays and held[layer] and len(held[layer][0]) == ranks[layer]:
+                assert all(now is then for now, then in zip(binding.deltas.live[layer], held[layer], strict=True))
+            if start == "zero" and layer != root and binding.weights_of(layer)[0] is not used[layer] and ranks[layer]:
+                assert not any(own.any() for own in binding.deltas.live[layer][1::2])
+                continue
+            for path in LINEARS:
+                name = f"{path}.weight"
+                error = torch.linalg.norm(after[layer][name] - before[layer][name])
+                beyond = torch.linalg.svdvals(before[layer][name] - after[root][name])[ranks[layer] :]
+                torch.testing.assert_close(error, beyond.square().sum().sqrt(), rtol=0, atol=1e-10)
+        matrices = [n for n, p in model.named_parameters() if p.dim() >= 2]
+        assert names_of(optimizer, model) == [matrices, [n for n, p in model.named_parameters() if p.dim() < 2]]
+        assert set(optimizer.state) <= set(model.parameters())
+        assert binding.trainable_params == binding.trainable_params_of(new) == sum(p.numel() for p in model.h.parameters())
+
+
+def test_ranks_are_counted_and_get_the_gradients_of_the_merged_model() -> None:
+    model, optimizer, binding = bound(2)
+    block, width = sum(p.numel() for p in model.h[0].parameters()), 8
+    for text in RANKED:
+        pointers = Pointers.parse_ranked(text)
+        total = sum(pointers.ranks or [0 if layer == root else 2 for layer, root in enumerate(pointers)])
+        assert binding.trainable_params_of(pointers) == pointers.num_unique * block + 16 * width * total
+        binding.rebind(text)
+        step(model, optimizer)
+        twin = plain_twin(model)
+        for made in (model, twin):
+            made.zero_grad()
+            made.loss(*batch(2)).backward()
+        torch.testing.assert_close(loss(model), loss(twin), rtol=0, atol=1e-12)
+        for layer, path in itertools.product(range(5), LINEARS):
+            own, found = model.h[layer].get_submodule(path), twin.h[layer].get_submodule(path).weight.grad
+            if own.delta_a is not None:
+                torch.testing.assert_close(own.delta_a.grad, own.delta_b.T @ found, rtol=0, atol=1e-11)
+                torch.testing.assert_close(own.delta_b.grad, found @ own.delta_a.T, rtol=0, atol=1e-11)
+
+
+def test_rank_0_is_a_tie_without_deltas_and_the_highest_is_the_pattern_without_ranks() -> None:
+    made = {rank: bound(2) for rank in (None, 0, 2)}
+    plain = bound(0)
+    for number, pointers in enumerate(PARTITIONS[::7]):
+        for rank, (_, _, binding) in made.items():
+            binding.rebind(pointers if rank is None else pointers.with_ranks([rank] * 5))
+        plain[2].rebind(pointers)
+        losses = {rank: step(model, optimizer, number) for rank, (model, optimizer, _) in made.items()}
+        assert losses[0] == step(*plain[:2], number)
+        assert losses[2] == losses[None]
+    model, optimizer, binding = made[None]
+    binding.rebind("0 0 2 2 2")
+    step(model, optimizer)
+    before, moments = [list(own) for own in binding.deltas.live], len(optimizer.state)
+    binding.rebind("0 0+2 2 2+2 2+2")
+    assert binding.deltas.live == before and len(optimizer.state) == moments
+
+
+def test_a_rank_that_there_is_not_is_refused_and_nothing_moves() -> None:
+    for highest in (0, 2):
+        model, _, binding = bound(highest)
+        with pytest.raises(InputError, match=f"'0 0\\+3 2 3 4': rank 3, and deltas here have at most {highest}"):
+            binding.rebind("0 0+3 2 3 4")
+        with pytest.raises(InputError, match="at most"):
+            binding.trainable_params_of(Pointers.parse_ranked("0 0+3 2 3 4"))
+        assert binding.pointers == Pointers.independent(5) and not any("delta" in n for n, _ in model.named_parameters())
