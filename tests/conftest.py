@@ -15,6 +15,8 @@ import pytest
 
 # Read by the Hugging Face libraries when they are imported: no test may touch the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Read by Ray: its processes talk under 127.0.0.1, on all systems, report nothing and write no token into the user's home.
+os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 ROOT = Path(__file__).resolve().parents[1]
 # After that a process hangs. Much more than any takes, since on a busy machine most of the time is others' [s].

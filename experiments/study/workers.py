@@ -1,11 +1,16 @@
 """Many small jobs side by side: processes of this machine, or a Ray cluster, one thread each."""
 
 import functools
+import logging
 import os
 import re
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -95,7 +100,7 @@ def run_all(function: Callable[[T], R], items: Sequence[T], config: WorkerConfig
         config: How many processes, and where.
 
     Raises:
-        Failed: At the end, if machines of a cluster died and took items with them.
+        Failed: At the end, if workers of a cluster died and took items with them.
     """
     over = _over_ray if config.backend == "ray" else _over_processes
     yield from over(function, items, config.jobs)
@@ -143,29 +148,54 @@ def _over_ray(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iter
 
     Ray begins a task whose machine died again, up to three times; its run resumes. One that Ray gives up stops no other.
     """
-    import ray
-
-    if not ray.is_initialized():
-        ray.init()
-    task: Any = ray.remote(num_cpus=1)(function)
+    if not items:  # no cluster is needed
+        return
     left = list(items)
-    running: list[Any] = []
+    running: set[Future[R]] = set()
     lost = []
-    while left or running:
-        while left and len(running) < jobs:
-            running.append(task.remote(left.pop(0)))
-        ended, running = ray.wait(running, num_returns=1)
-        try:
-            results = ray.get(ended)
-        except ray.exceptions.RayTaskError:  # the function raised it
-            raise
-        except ray.exceptions.RayError as error:
-            lost.append((str(error).splitlines() or [""])[0])
-        else:
-            yield from results
+    with _ray() as ray:
+        # As joblib starts its processes: with one thread each, and modules from where this process has them.
+        variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+        task = ray.remote(num_cpus=1, runtime_env={"env_vars": variables})(_in_folder)
+        while left or running:
+            while left and len(running) < jobs:
+                running.add(task.remote(os.getcwd(), function, left.pop(0)).future())
+            ended, running = wait(running, return_when=FIRST_COMPLETED)  # ray.wait would swallow the signal to end
+            for future in ended:
+                try:
+                    result = future.result()
+                except ray.exceptions.RayTaskError as error:  # the function raised its cause
+                    raise error.cause from error
+                except ray.exceptions.RayError as error:
+                    lost.append((str(error).splitlines() or [""])[0])
+                else:
+                    yield result
     if lost:
         number = f"{len(lost)} of {len(items)} tasks"
-        raise Failed([f"{number} were lost with their machines, the same command tries them again: {lost[0]}"])
+        raise Failed([f"{number} were lost with their workers, the same command tries them again: {lost[0]}"])
+
+
+@contextmanager
+def _ray() -> Iterator[Any]:
+    """Connect to the cluster of RAY_ADDRESS, else to this machine's; if there is none, start one for as long as a block."""
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(logging_level=logging.WARNING)
+    signal.signal(signal.SIGTERM, handler)  # Ray has set its own
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _in_folder(folder: str, function: Callable[[T], R], item: T) -> R:
+    """Call a function in this process's folder, which it names as paths do; a worker of Ray begins in another."""
+    os.chdir(folder)
+    return function(item)
 
 
 class Countdown:

@@ -3,12 +3,14 @@
 import importlib
 import io
 import json
+import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from experiments.run import cli
 from experiments.run.command_line import parse
 from experiments.run.config import Config
 from experiments.run.recorder import Recorder
-from tests.conftest import single_thread
+from tests.conftest import PATIENCE_S, single_thread
 from tests.tying.rows import write_labelled
 from tying.errors import InputError
 from tying.files import write_json
@@ -169,3 +171,19 @@ def summary(run: Path) -> dict[str, Any]:
     """Return a finished run's summary without seconds and without the names of its text and agent."""
     values = read(run / "final" / "summary.json")
     return {key: value for key, value in values.items() if not key.endswith("_s") and key not in ("corpus", "agent")}
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process runs."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(done: Callable[[], bool]) -> None:
+    """Wait for another process to have done something."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

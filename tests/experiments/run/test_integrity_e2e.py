@@ -6,11 +6,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from rich.console import Console
@@ -21,8 +20,19 @@ from experiments.run.directory import Line, RunDirectory
 from experiments.run.job import Job
 from experiments.run.load import load_run
 from experiments.run.recorder import Recorder
-from tests.conftest import PATIENCE_S, Finished, words
-from tests.experiments.runs import SMALL, call_in, change, config_of, decisions, interrupted_after, read, weights
+from tests.conftest import Finished, words
+from tests.experiments.runs import (
+    SMALL,
+    alive,
+    call_in,
+    change,
+    config_of,
+    decisions,
+    interrupted_after,
+    read,
+    until,
+    weights,
+)
 from tying import files
 from tying.data import tokenizers
 from tying.errors import InputError
@@ -401,20 +411,6 @@ if __name__ == "__main__":
 """
 
 
-def _alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _until(done: Callable[[], bool], pids: Sequence[int] = ()) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not done():
-        assert time.monotonic() < deadline, pids
-        time.sleep(0.05)
-
-
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(_PARENT)
     paths = [tmp_path / "one", tmp_path / "two"]
@@ -422,10 +418,10 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join((root, str(tmp_path)))}
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), *map(str, paths)], env=env, cwd=tmp_path)
     try:
-        _until(lambda: all(path.is_file() and path.read_text() for path in paths))
+        until(lambda: all(path.is_file() and path.read_text() for path in paths))
         pids = [int(path.read_text()) for path in paths]
-        assert all(map(_alive, pids))
+        assert all(map(alive, pids))
     finally:
         parent.kill()
         parent.wait()
-    _until(lambda: not any(map(_alive, pids)), pids)
+    until(lambda: not any(map(alive, pids)))

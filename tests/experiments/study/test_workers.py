@@ -1,69 +1,23 @@
 """Workers: every job once, in processes or on a cluster, and a countdown that counts."""
 
-import itertools
 import math
 import os
 import re
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 
-from experiments.run.cli import Failed
 from experiments.study import workers
 from experiments.study.workers import StudyConfig, WorkerConfig
 from tying.errors import InputError
-
-
-class Ray(types.ModuleType):
-    """As much of Ray as is used: tasks run when they are waited for, the last begun first."""
-
-    class exceptions:
-        class RayError(Exception):
-            pass
-
-        class RayTaskError(RayError):
-            pass
-
-    def __init__(self) -> None:
-        super().__init__("ray")
-        self.started = False
-        self.most = 0
-
-    def is_initialized(self) -> bool:
-        return self.started
-
-    def init(self) -> None:
-        assert not self.started
-        self.started = True
-
-    def remote(self, num_cpus: int) -> Callable[[Callable[[Any], Any]], Any]:
-        assert num_cpus == 1
-        return lambda function: types.SimpleNamespace(remote=lambda *arguments: (function, arguments))
-
-    def wait(self, running: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
-        assert self.started and num_returns == 1
-        self.most = max(self.most, len(running))
-        return running[-1:], running[:-1]
-
-    def get(self, tasks: list[Any]) -> list[Any]:
-        return [function(*arguments) for function, arguments in tasks]
-
-
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
-    """A Ray that is installed."""
-    module = Ray()
-    monkeypatch.setitem(sys.modules, "ray", module)
-    return module
 
 
 @pytest.fixture
@@ -80,19 +34,17 @@ def test_ray_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         WorkerConfig(backend="ray")
 
 
-def test_ray_that_is_installed_will_do(ray: Ray) -> None:
-    assert WorkerConfig(backend="ray").backend == "ray"
-    assert not ray.started
+def test_without_work_no_cluster_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))  # installed, and of no use
+    assert list(workers.run_all(abs, [], WorkerConfig(jobs=1, backend="ray"))) == []
 
 
-@pytest.mark.parametrize("backend", ["loky", "ray"])
 @pytest.mark.parametrize("items", [[], [3], [4, 4, 1, 0, 7]])
-def test_every_item_is_done_once(ray: Ray, backend: workers.Backend, items: list[int]) -> None:
+def test_every_item_is_done_once(items: list[int]) -> None:
     done: list[int] = []
-    found = list(workers.run_all(lambda item: done.append(item) or 10 * item, items, WorkerConfig(jobs=1, backend=backend)))
+    found = list(workers.run_all(lambda item: done.append(item) or 10 * item, items, WorkerConfig(jobs=1)))
     assert sorted(done) == sorted(items)
     assert sorted(found) == sorted(10 * item for item in items)
-    assert ray.started == (backend == "ray")
 
 
 def test_processes_do_every_item_once_with_one_thread_each(monkeypatch: pytest.MonkeyPatch, processes: None) -> None:
@@ -165,37 +117,6 @@ def test_a_process_is_seen_running_and_ended() -> None:
     assert not workers._is_running(process)
 
 
-def test_ray_does_a_few_at_a_time_and_yields_each_as_it_ends(ray: Ray) -> None:
-    done: list[int] = []
-    results = workers.run_all(lambda item: done.append(item) or item, range(6), WorkerConfig(jobs=2, backend="ray"))
-    assert next(results) == 1  # of 0 and 1, the one begun last ends first
-    assert done == [1]
-    assert sorted(results) == [0, 2, 3, 4, 5]
-    assert ray.most == 2
-
-
-def test_a_task_that_ray_gives_up_stops_no_other_and_is_told_in_the_end(ray: Ray) -> None:
-    def work(item: int) -> int:
-        if item == 3:
-            raise ray.exceptions.RayError("The node\nhas died")
-        return item
-
-    results = workers.run_all(work, range(6), WorkerConfig(jobs=2, backend="ray"))
-    assert sorted(itertools.islice(results, 5)) == [0, 1, 2, 4, 5]
-    with pytest.raises(Failed) as caught:
-        next(results)
-    (line,) = caught.value.lines
-    assert line == "1 of 6 tasks were lost with their machines, the same command tries them again: The node"
-
-
-def test_what_a_task_raises_is_no_lost_machine(ray: Ray) -> None:
-    def work(item: int) -> int:
-        raise ray.exceptions.RayTaskError("of the function")
-
-    with pytest.raises(ray.exceptions.RayTaskError):
-        list(workers.run_all(work, [1, 2], WorkerConfig(jobs=1, backend="ray")))
-
-
 @pytest.mark.parametrize("count", range(1, 7))
 def test_every_item_is_in_one_shard_and_shards_are_of_one_size(count: int) -> None:
     shards = [StudyConfig(shard=f"{index}/{count}", out="unused") for index in range(1, count + 1)]
@@ -221,15 +142,9 @@ def test_a_shard_needs_the_common_folder() -> None:
     assert re.fullmatch(r"tables/\d{8}-\d{6}", StudyConfig().folder("tables/").as_posix())
 
 
-def test_a_ray_that_runs_already_is_taken(ray: Ray) -> None:
-    ray.init()
-    assert list(workers.run_all(abs, [-2], WorkerConfig(jobs=1, backend="ray"))) == [2]
-
-
-@pytest.mark.parametrize("backend", ["loky", "ray"])
-def test_what_a_job_raises_is_raised_here(ray: Ray, backend: workers.Backend) -> None:
+def test_what_a_job_raises_is_raised_here() -> None:
     with pytest.raises(ValueError):
-        list(workers.run_all(math.sqrt, [4, -1], WorkerConfig(jobs=1, backend=backend)))
+        list(workers.run_all(math.sqrt, [4, -1], WorkerConfig(jobs=1)))
 
 
 def test_a_countdown_says_where_things_stand(monkeypatch: pytest.MonkeyPatch) -> None:
