@@ -29,11 +29,12 @@ from tying.models.base import Model
 from tying.models.config import GPTConfig
 from tying.models.gpt import GPT
 from tying.training import checkpoint
-from tying.training.layer_statistics import training_bytes
+from tying.training.layer_statistics import gradient_norms, similarities, training_bytes
 
 _SMALL = PRESETS["small"]
 _SHAPES = {"6 x 128": GPTConfig(), "12 x 256": GPTConfig(num_layers=12, num_heads=8, width=256, context=256)}
 _WIDE = GPTConfig(width=256, context=32)
+_DEEP = GPTConfig(num_layers=12, num_heads=8, width=512, context=32)
 _NUM_ENVS = 256
 _SMALL_VOCAB = 512
 
@@ -140,11 +141,13 @@ def _training_bytes(trainer: Trainer) -> int:
 
 
 def memory_of_process() -> Iterator[Figure]:
-    """Measure whole processes, 12 x 512: what a rebind gives back, and the peak of one that starts tied."""
-    found = {name: _in_process(name) for name in ("untied", "tied at the start")}
-    (before, after, peak), (_, _, small) = found.values()
+    """Measure whole processes, 12 x 512: what a rebind gives back, a run that starts tied, a fork, layer statistics."""
+    found = {name: _in_process(name) for name in _REPORTS}
+    (before, after, peak), (_, _, small), (statistics,), (fork,) = found.values()
     yield Figure("resident after tying all layers / before", after / before, "{:.2f}")
     yield Figure("peak of a run that starts tied / of one that ties at its second window", small / peak, "{:.2f}")
+    yield Figure("layer statistics: rise of the peak / weights", statistics, "{:.2f}", "< 0.1", statistics < 0.1)
+    yield Figure("fork: rise of the peak / weights", fork, "{:.2f}", "< 1.5", fork < 1.5)
 
 
 def _in_process(name: str) -> list[float]:
@@ -153,16 +156,48 @@ def _in_process(name: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def _report_memory(name: str) -> None:
-    """Print the resident megabytes before and after all layers are tied, and the peak."""
-    model = GPTConfig(num_layers=12, num_heads=8, width=512, context=32)
+def _report_tying(pattern: str) -> list[float]:
+    """Return the resident megabytes before and after all layers are tied, and the peak."""
     start = _resident()
-    trainer = _trainer(model, "all_tied" if name != "untied" else "independent", batch_size=1)
+    trainer = _trainer(_DEEP, pattern, batch_size=1)
     trainer.train(1)
     before = _resident() - start
     trainer.rebind(Pointers([0] * 12))
     after = _resident() - start
-    print(before, after, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - start)
+    return [before, after, _peak_resident() - start]
+
+
+def _report_rise(work: Callable[[Trainer], object]) -> list[float]:
+    """Return by how much a work after training raises the peak of memory, as a share of the weights."""
+    trainer = _trainer(_DEEP, "independent", batch_size=1)
+    trainer.train(2)
+    before = _peak_resident()
+    work(trainer)
+    return [(_peak_resident() - before) * 2**20 / sum(p.nbytes for p in trainer.model.parameters())]
+
+
+def _statistics(trainer: Trainer) -> None:
+    gradient_norms(trainer.binding)
+    similarities(trainer.binding)
+
+
+def _fork(trainer: Trainer) -> None:
+    with trainer.undone():
+        trainer.train(1)
+    trainer.rebind(trainer.pointers.move(5, 2))
+    trainer.train(1)
+
+
+_REPORTS: Mapping[str, Callable[[], list[float]]] = {
+    "untied": functools.partial(_report_tying, "independent"),
+    "tied at the start": functools.partial(_report_tying, "all_tied"),
+    "statistics": functools.partial(_report_rise, _statistics),
+    "fork": functools.partial(_report_rise, _fork),
+}
+
+
+def _peak_resident() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _resident() -> float:
@@ -222,4 +257,4 @@ def _generate_anew(model: Model) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    _report_memory(sys.argv[1])
+    print(*_REPORTS[sys.argv[1]]())

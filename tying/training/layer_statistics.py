@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tying.binding import LayerBinding
 from tying.pointers import Pointers
 
+_PIECE = 2**16  # numbers: little beside a layer that is large, and whole matrices of one that is small
+
 
 def gradient_norms(binding: LayerBinding) -> tuple[float, ...]:
     """Return the norm of every layer's shared gradient as it stands now (tied layers have one gradient in common)."""
@@ -25,16 +27,28 @@ def gradient_norms(binding: LayerBinding) -> tuple[float, ...]:
 def similarities(binding: LayerBinding) -> tuple[float, ...]:
     """Return the cosine of every layer's weight matrices with the layer before: 1 when the two are tied, 0 for layer 0."""
     pointers = binding.pointers
-    flat = {
-        root: torch.cat([p.detach().flatten() for p in binding.weights_of(root) if p.dim() >= 2] or [torch.zeros(1)])
-        for root in pointers.roots
+    pieces = {root: _pieces(p.detach() for p in binding.weights_of(root) if p.dim() >= 2) for root in pointers.roots}
+    # Bit by bit torch.cosine_similarity of two layers, each in one row, with one row for all of them.
+    row = torch.cat(pieces[0])
+    norms = {
+        root: torch.linalg.vector_norm(torch.cat(own, out=row), dim=0, keepdim=True).clamp_(min=1e-8)
+        for root, own in pieces.items()
     }
+    parts = row.split([len(piece) for piece in pieces[0]])
     values = [0.0]
-    for layer in range(1, len(pointers)):
-        here, before = pointers[layer], pointers[layer - 1]
-        cosine = 1.0 if here == before else float(torch.cosine_similarity(flat[here], flat[before], dim=0))
-        values.append(cosine)
+    for here, before in zip(pointers[1:], pointers, strict=False):
+        if here == before:
+            values.append(1.0)
+            continue
+        for part, one, other in zip(parts, pieces[here], pieces[before], strict=True):
+            torch.div(one, norms[here], out=part).mul_(other / norms[before])
+        values.append(float(row.sum()))
     return tuple(values)
+
+
+def _pieces(matrices: Iterable[Tensor]) -> list[Tensor]:
+    """Return the numbers of matrices in views of at most `_PIECE`, for what is computed from them to be small."""
+    return [piece for matrix in matrices for piece in matrix.flatten().split(_PIECE)] or [torch.zeros(1)]
 
 
 def position_gradients(binding: LayerBinding, loss: Callable[[], Tensor]) -> list[list[Tensor]]:

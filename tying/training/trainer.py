@@ -6,13 +6,13 @@ trainer.train(100)
 trainer.evaluate("reward")
 """
 
-import copy
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import torch
@@ -33,8 +33,10 @@ from tying.training.memory import give_back_freed_memory, keep_freed_memory
 from tying.training.optim import learning_rate, make_optimizer, set_rates
 from tying.training.parameter_list import ParameterList
 from tying.training.ranks import ALONE, Ranks
+from tying.training.tensor_file import TensorFile
 
 _MUCH = 2**26  # bytes freed at once that are worth a walk over the whole heap
+_SMALL = 2**25  # bytes of a state that stays in memory: a tenth of what torch itself takes; the default job has 15 million
 
 
 @dataclass(frozen=True)
@@ -199,14 +201,23 @@ class Trainer:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Let a block rebind and train, and undo all of it afterwards, bit by bit; gradients are dropped."""
-        with isolated():
-            state = copy.deepcopy(self.state_dict())
-        try:
-            yield
-        finally:
-            self.load_state_dict(state)
-            self.optimizer.zero_grad(set_to_none=True)
+        """Let a block rebind and train, and undo all of it afterwards, bit by bit; gradients are dropped.
+
+        Meanwhile the state waits in a file without a name, in `tempfile.gettempdir()`; if it is small, in memory, and if it
+        comes from a CUDA device, in the memory of the host.
+
+        Raises:
+            OSError: Before the block, if the disk is full.
+        """
+        state = self.state_dict()
+        with SpooledTemporaryFile(0 if self.device.type == "cuda" else _SMALL) as file:
+            for part in ("model", "optimizer"):
+                state[part] = TensorFile(state[part], file)
+            try:
+                yield
+            finally:
+                self.optimizer.zero_grad(set_to_none=True)  # now, for what is restored to take their place
+                self.load_state_dict(state)
 
     def _iterate(self) -> Iteration:
         start = time.perf_counter()
@@ -321,7 +332,7 @@ class Trainer:
 
 @isolated()
 @torch.no_grad()
-def load_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
+def load_parameters(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy values into a model that is already tied as they are.
 
     Raises:
@@ -332,11 +343,12 @@ def load_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
         other = sorted(named.keys() ^ values.keys())
         raise InputError(f"weights do not fit the model: {len(other)} names differ, the first is {other[0]!r}")
     for name, parameter in named.items():
-        if parameter.shape != values[name].shape:
+        value = values[name]
+        if parameter.shape != value.shape:
             raise InputError(
-                f"weights do not fit the model: {name!r} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
+                f"weights do not fit the model: {name!r} is {tuple(value.shape)}, not {tuple(parameter.shape)}"
             )
-        parameter.copy_(values[name])
+        parameter.copy_(value)
 
 
 def _require_compiler(device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """What every position contributes to the gradient: against models that are not tied, and without a trace."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from tying import LayerBinding, Pointers, Trainer
 from tying.models.config import GPTConfig
 from tying.models.gpt import GPT
 from tying.training.config import BindingConfig, TrainerConfig
-from tying.training.layer_statistics import agreements, gradient_similarities, inner_products, position_gradients
+from tying.training.layer_statistics import (
+    agreements,
+    gradient_similarities,
+    inner_products,
+    position_gradients,
+    similarities,
+)
 
 OPTIONS = [
     {"gradient": "sum"},
@@ -119,3 +126,22 @@ def test_weights_that_do_not_train_count_for_nothing() -> None:
     found = position_gradients(LayerBinding(model.h), lambda: model.loss(*batch()))
     assert found == [[], []]
     assert gradient_similarities(inner_products(found)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("width", [16, 160])  # of 160, matrices are cut into pieces
+@pytest.mark.parametrize("pointers", ["0 1 2 3", "0 1 1 0"])
+def test_similarities_are_cosines_of_whole_layers_bit_by_bit(width: int, pointers: str) -> None:
+    model = GPT(GPTConfig(num_layers=4, num_heads=2, width=width, context=16), 16, seed=0)
+    binding = LayerBinding(model.h)
+    binding.rebind(pointers)
+    rows = [torch.cat([p.detach().flatten() for p in block.parameters() if p.dim() >= 2]) for block in model.h]
+    expected = [float(torch.cosine_similarity(here, before, dim=0)) for before, here in itertools.pairwise(rows)]
+    tied = [here == before for before, here in itertools.pairwise(binding.pointers)]
+    assert similarities(binding) == (0.0, *(1.0 if same else cosine for same, cosine in zip(tied, expected, strict=True)))
+
+
+def test_layers_without_matrices_are_not_similar() -> None:
+    blocks = torch.nn.ModuleList(torch.nn.LayerNorm(4) for _ in range(3))
+    binding = LayerBinding(blocks)
+    binding.rebind("0 0 2")
+    assert similarities(binding) == (0.0, 1.0, 0.0)

@@ -1,8 +1,11 @@
 """The trainer: determinism, private randomness, schedules, micro-batches, options, failures."""
 
+import copy
+import gc
 import itertools
 import math
 import shutil
+import tempfile
 
 import pytest
 import torch
@@ -70,6 +73,40 @@ def test_a_trainer_on_the_cpu_leaves_other_devices_alone(monkeypatch: pytest.Mon
     with made.undone():
         made.train(1)
     assert touched == []
+
+
+def test_a_fork_of_a_large_state_holds_no_copy_of_it_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tying.training.trainer._SMALL", 1)
+    once, forked = trainer(DROPOUT), trainer(DROPOUT)
+    for made in (once, forked):
+        made.rebind((0, 1, 1))
+        made.train(2)
+    before = tensor_bytes()
+    with forked.undone():
+        assert tensor_bytes() == before
+        forked.rebind((0, 0, 2))
+        forked.train(2)
+    torch.testing.assert_close(forked.state_dict(), once.state_dict(), rtol=0, atol=0)
+    assert losses(once) == losses(forked)
+
+
+def tensor_bytes() -> int:
+    """Return the bytes of all tensors that there are, each memory once."""
+    found = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor) and not thing.is_meta]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}.values())
+
+
+def test_a_fork_that_finds_no_room_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer()
+    made.train(1)
+    before = copy.deepcopy(made.state_dict())
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with made.undone():  # a small state needs no file
+        made.train(1)
+    monkeypatch.setattr("tying.training.trainer._SMALL", 1)
+    with pytest.raises(FileNotFoundError), made.undone():
+        raise AssertionError
+    torch.testing.assert_close(made.state_dict(), before, rtol=0, atol=0)
 
 
 def test_windows_make_no_difference() -> None:
