@@ -119,7 +119,7 @@ class Pointers(tuple[int, ...]):
     @property
     def roots(self) -> tuple[int, ...]:
         """The layers that own weights, in rising order; layer 0 is always the first."""
-        return tuple(layer for layer, root in enumerate(self) if layer == root)
+        return tuple(sorted(set(self)))
 
     @property
     def num_unique(self) -> int:

@@ -377,6 +377,8 @@ class LayerBinding:
 
     def _release(self, plan: _Plan, old_deltas: list[nn.Parameter]) -> None:
         """Bring the optimizers into line after the blocks, and let go of what nobody uses."""
+        if not (plan.copied or plan.promoted or plan.freed or self.deltas.names):
+            return  # the same roots: the optimizers hold what they held
         freed = [*(parameter for _, weights in plan.freed for parameter in weights), *old_deltas]
         for root, weights in plan.promoted:
             for parameter, trains in zip(weights, self._trains[root], strict=True):

@@ -99,12 +99,13 @@ class ParamGroups:
     def is_as_left(self) -> bool:
         """Return whether the groups hold exactly what `arrange` left in them."""
         groups, found = self._groups or [], self.optimizer.param_groups
-        return len(found) == len(groups) and all(
-            given["params"] is group.params
-            and len(group.params) == len(group.left)
-            and all(map(operator.is_, group.params, group.left))
-            for group, given in zip(groups, found, strict=True)
-        )
+        if len(found) != len(groups):
+            return False
+        for group, given in zip(groups, found, strict=True):
+            params, left = given["params"], group.left
+            if params is not group.params or len(params) != len(left) or not all(map(operator.is_, params, left)):
+                return False
+        return True
 
     def read(self, owned: Owned, pointers: Sequence[int], places: Slots) -> None:
         """Learn the homes from the groups as they stand; those of tied layers, in groups that still exist, are kept.

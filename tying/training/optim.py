@@ -44,11 +44,9 @@ def set_rates(optimizer: torch.optim.Optimizer, pointers: Pointers, tied_rate: f
         pointers: The tying in force.
         tied_rate: See above.
     """
-    num_uses = Counter(pointers)
+    rates = {root: num_uses**-tied_rate for root, num_uses in Counter(pointers).items()}
     for group in optimizer.param_groups:
-        if group["layer"] is not None:
-            # Groups of layers that own no weights are empty.
-            group["rate"] = max(1, num_uses[group["layer"]]) ** -tied_rate
+        group["rate"] = rates.get(group["layer"], 1.0)  # groups of layers that own no weights are empty
 
 
 def learning_rate(config: OptimConfig, iteration: int, num_iterations: int) -> float:

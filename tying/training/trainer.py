@@ -168,15 +168,17 @@ class Trainer:
     @isolated()
     def rebind(self, pointers: Iterable[int]) -> None:
         """Tie and untie layers; see LayerBinding.rebind."""
-        num_unique = self.pointers.num_unique
+        before = set(self.pointers)
         self.binding.rebind(pointers)
+        roots = set(self.pointers)
         if self.optim.tied_rate:
             set_rates(self.optimizer, self.pointers, self.optim.tied_rate)
-        # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
-        self._parameters = self._list.now()
+        if roots != before or self.binding.deltas.names:
+            # Kept in the model's own order: the norm of the gradient then does not depend on the history of rebinds.
+            self._parameters = self._list.now()
         if self.binding.deltas.names:
             self.ranks.agree(self._parameters)
-        if (num_unique - self.pointers.num_unique) * self._layer_bytes >= _MUCH and self.device.type == "cpu":
+        if (len(before) - len(roots)) * self._layer_bytes >= _MUCH and self.device.type == "cpu":
             give_back_freed_memory()
 
     @isolated()
