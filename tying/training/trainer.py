@@ -293,8 +293,9 @@ class Trainer:
         if self.config.precision == "fp32":
             yield
             return
-        on_cpu = self.device.type == "cpu" and not self.config.compile  # compiled blocks are traced once
-        with torch.autocast(self.device.type, dtype=torch.bfloat16), Float32Attention() if on_cpu else nullcontext():
+        # A mode reaches neither compiled blocks, which are traced once, nor those that the backward pass computes again.
+        reached = self.device.type == "cpu" and not (self.config.compile or self.config.recompute)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16), Float32Attention() if reached else nullcontext():
             yield
 
     @isolated()
