@@ -36,6 +36,8 @@ def main(words: Sequence[str]) -> Any:
     directory = RunDirectory(Path(flags.run))
     made, summary = load_training_config(directory.read_config(), flags.trust), directory.read_summary()
     pattern = Pointers(summary["pointers"])
+    # The baseline's tying, before anything is written.
+    made.model.check_tying(Pointers.independent(len(pattern)), made.binding.share)
     found = grid.variant_of(pattern)
     fixed = strategies.of_size(len(pattern), pattern.num_unique)
     rivals = {found if other == pattern else text: text for text, other in fixed.items()}
@@ -50,8 +52,7 @@ def main(words: Sequence[str]) -> Any:
     variants, seeds = grid.parse_variants(texts, common), flags.seed_list(summary["seed"])
     command, extra = ["python", "-m", "experiments.retrain", *words], {f"run: {summary['agent']}": directory}
     table = comparison.compare(flags, folder, variants, seeds, _BASELINE, command, extra)
-    shown = table[table["variant"].isin(rivals)]
-    best = rivals[shown.loc[shown["reward_loss"].idxmin(), "variant"]]
+    best = rivals[table[table["variant"].isin(rivals)].set_index("variant")["reward_loss"].idxmin()]
     print(f"best fixed strategy with {pattern.num_unique} unique layers, by reward loss: {best}")
     return table
 

@@ -77,6 +77,16 @@ def test_an_unfinished_run_is_refused(call: Call, runs: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_run_that_cannot_be_untied_is_refused_before_anything_is_written(call: Call, runs: Path, tmp_path: Path) -> None:
+    flags = [*TINY, "--data.path", runs / "corpus.txt", "--model.halting", "act"]
+    assert call("train", *flags, "--agent", "all_tied", "--out", "halting").status == 0
+    finished = call("retrain", "halting")
+    assert finished.status == 2
+    (line,) = finished.err.splitlines()
+    assert line.startswith("error: model.halting = 'act': pointers '0 1 2' repeat")
+    assert [path.name for path in tmp_path.iterdir()] == ["halting"]
+
+
 def test_a_folder_without_a_run_is_refused(call: Call, tmp_path: Path) -> None:
     finished = call("retrain", "nothing")
     assert finished.status == 2
