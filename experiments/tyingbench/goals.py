@@ -51,8 +51,9 @@ def within(bench: TyingBench, sets: int, rotation: int = 0, budget: float = 1.0)
     """Return the goal of the lowest loss with at most K sets of weights, on slices that are not asked.
 
     Agents see the mean reward loss over half of the slices, rounded down. Each set above K costs as much as a model that
-    knows nothing. The pattern kept is judged by its mean test loss over the other slices, as a share of the way from the
-    best to the worst pattern of at most K sets; one above K counts as the worst.
+    knows nothing, or as the worst answer, if that is more: nothing above K is better than what is within it. The pattern
+    kept is judged by its mean test loss over the other slices, as a share of the way from the best to the worst pattern of
+    at most K sets; one above K counts as the worst.
 
     Args:
         bench: A table; its seeds are the slices.
@@ -72,7 +73,8 @@ def within(bench: TyingBench, sets: int, rotation: int = 0, budget: float = 1.0)
     best, worst = losses[allowed].min(), losses[allowed].max()
     regrets = np.where(allowed, (losses - best) / ((worst - best) or 1.0), 1.0)
     table = TyingBench([row for row in bench.rows if row.seed in asked], bench.facts)
-    reward = {"param_weight": most * bench.uninformed_loss, "param_free": sets / most}
+    charge = max(bench.uninformed_loss, float(table.losses("reward", budget).max()))
+    reward = {"param_weight": most * charge, "param_free": sets / most}
     return Goal(table, "mean", reward, dict(zip(bench.patterns, regrets.tolist(), strict=True)), budget)
 
 

@@ -230,6 +230,16 @@ def test_a_set_above_the_budget_costs_as_much_as_a_model_that_knows_nothing() ->
             assert total == pytest.approx(least - LOSSES[pattern] - (excess - (3 - sets)) * least)
 
 
+def test_a_set_above_the_budget_costs_more_than_the_worst_loss_within_it() -> None:
+    """Where tied models are worse than one that knows nothing."""
+    bench = sliced(lambda pattern, _: {E: 0.1, D: 40.0}.get(pattern, 50.0))
+    assert bench.uninformed_loss < 10
+    goal = goals.within(bench, 2)
+    objectives = {p: goal.objective(goal.table.query(p)["reward_loss"], goal.table.query(p)["param_share"]) for p in LOSSES}
+    assert max(objectives, key=objectives.__getitem__) == E
+    assert min(objectives, key=objectives.__getitem__) == D
+
+
 def test_the_best_of_many_by_the_slices_that_are_asked_is_judged_on_the_others() -> None:
     found = goals.after_asking(contrary(), 2, [B, D])
     # Rotations 1, 2 and 3 see a slice on which D is the best: alone, it is the best of both only for 2.
