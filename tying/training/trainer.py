@@ -7,9 +7,8 @@ trainer.evaluate("reward")
 """
 
 import math
-import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
@@ -27,6 +26,7 @@ from tying.pointers import Pointers
 from tying.seeding import derive_seed, global_generators_kept, seed_device
 from tying.tasks.base import Batch, Task
 from tying.training.attention import Float32Attention
+from tying.training.compiling import compile_blocks
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 from tying.training.device import find_device
 from tying.training.memory import give_back_freed_memory, keep_freed_memory
@@ -122,8 +122,7 @@ class Trainer:
             self.rebind(pointers)
         self.model.to(self.device)  # the parameters stay the same objects
         if config.compile:
-            _require_compiler(self.device)
-            _compile_blocks(blocks)
+            compile_blocks(blocks, self.device)
 
     def _build_model(self, binding: BindingConfig, pointers: Pointers | None) -> nn.Module:
         remembers = binding.delta_rank > 0 and binding.delta_start == "svd"
@@ -352,30 +351,3 @@ def load_parameters(model: nn.Module, values: Mapping[str, Tensor]) -> None:
                 f"weights do not fit the model: {name!r} is {tuple(value.shape)}, not {tuple(parameter.shape)}"
             )
         parameter.copy_(value)
-
-
-def _require_compiler(device: torch.device) -> None:
-    """Compile something small and new, so that a missing compiler is known before anything else is done.
-
-    Raises:
-        InputError: If that fails.
-    """
-    number = secrets.randbits(24)  # otherwise a cache could answer
-    try:
-        torch.compile(lambda x: x * 2 + number)(torch.zeros(8, device=device))
-    except Exception as error:  # every backend raises its own types
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise InputError(
-            f"trainer.compile: nothing can be compiled for {device} here ({type(error).__name__}: {reason}): install a "
-            "compiler, or leave out --trainer.compile"
-        ) from error
-
-
-def _compile_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Compile each block's forward.
-
-    The blocks run the same code, so one graph serves them all, and pointers are no part of it: rebinding never
-    recompiles. Hooks (LayerBinding's "root_only") stay outside the graph.
-    """
-    for block in blocks:
-        block.forward = torch.compile(block.forward)
