@@ -3,8 +3,6 @@
 Shapes: B batch, T tokens, C width, V vocabulary, L layers.
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -124,12 +122,9 @@ class GPT(Decoder):
         blocks = list(self.h)
         pointers = pointers_in_force(blocks, *type(self).residual_outputs)
         self.config.check_tying(pointers)
-        size = pointers.num_unique
-
-        def step(x: Tensor, first: int) -> Tensor:
-            return self.run_blocks(x, *others, blocks=blocks[first : first + size])
-
-        result: Tensor = self.halting(x, [partial(step, first=first) for first in range(0, len(blocks), size)])[0]
+        groups = [blocks[first : first + pointers.num_unique] for first in range(0, len(blocks), pointers.num_unique)]
+        steps = [lambda x, group=group: self.run_blocks(x, *others, blocks=group) for group in groups]
+        result: Tensor = self.halting(x, steps)[0]
         return result
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
