@@ -36,8 +36,7 @@ def main(words: Sequence[str]) -> Any:
     directory = RunDirectory(Path(flags.run))
     made, summary = load_training_config(directory.read_config(), flags.trust), directory.read_summary()
     pattern = Pointers(summary["pointers"])
-    # The baseline's tying, before anything is written.
-    made.model.check_tying(Pointers.independent(len(pattern)), made.binding.share)
+    made.model.check_tying(Pointers.independent(len(pattern)), made.binding.share)  # the baseline's; nothing is written yet
     found = grid.variant_of(pattern)
     fixed = strategies.of_size(len(pattern), pattern.num_unique)
     rivals = {found if other == pattern else text: text for text, other in fixed.items()}
