@@ -4,7 +4,7 @@ To add one, write its class and a line in `MODES`. One that decides ranks too sa
 with the highest rank as well, and has the allowed ones as `ranks`.
 
 Masks leave exactly one action for each pattern that can be reached in a decision, so no two legal actions mean the same.
-Every action inside the space is legal without masks too.
+Every action inside the space is legal without masks too. Halves of layers share with those of their kind alone (`Apart`).
 """
 
 import functools
@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from tying import interface, registry, strategies
 from tying.errors import InputError
+from tying.parts import Parts
 from tying.pointers import Pointers
 
 
@@ -198,6 +199,48 @@ class Joint:
     def layer(self, action: Any, cursor: int) -> int | None:
         """Return None: all layers are decided."""
         return None
+
+
+class Apart:
+    """A mode over halves of layers: an action after which halves of different kinds would share changes nothing.
+
+    Args:
+        mode: One of `MODES`.
+        parts: The layers that it decides.
+
+    Raises:
+        InputError: If the mode is another, whose numbering is not known.
+    """
+
+    def __init__(self, mode: ActionMode, parts: Parts) -> None:
+        if not isinstance(mode, Cursor | Pair | Joint):
+            raise InputError(f"action_mode: {type(mode).__name__} is not for halves of layers; cursor, pair and joint are")
+        self._mode, self._parts = mode, parts
+        self.summary, self.space = mode.summary, mode.space
+        layers = range(parts.size)
+        self._joins = np.array([[target <= layer and parts.joins(layer, target) for target in layers] for layer in layers])
+
+    def decode(self, action: Any, pointers: Pointers, cursor: int) -> Pointers:
+        """Return the pattern after an action."""
+        found = self._mode.decode(action, pointers, cursor)
+        return found if self._parts.holds(found) else pointers
+
+    def masks(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return those of the mode, without targets of another kind."""
+        masks = self._mode.masks(pointers, cursor)
+        # The flat entries of `joint` are numbered as those of `pair`.
+        in_turn = interface.in_turn(self._parts.size, len(masks))
+        layer, target = interface.moves(self._parts.size, cursor if in_turn else None).T
+        allowed: np.ndarray = masks & self._joins[layer, target]
+        return allowed
+
+    def unchanged(self, pointers: Pointers, cursor: int) -> np.ndarray:
+        """Return those of the mode."""
+        return self._mode.unchanged(pointers, cursor)
+
+    def layer(self, action: Any, cursor: int) -> int | None:
+        """Return that of the mode."""
+        return self._mode.layer(action, cursor)
 
 
 MODES: dict[str, type[ActionMode]] = {"cursor": Cursor, "pair": Pair, "joint": Joint, "cursor_rank": CursorRank}

@@ -15,6 +15,7 @@ from envs.reward import Reward, RewardConfig
 from tying import palette, registry
 from tying.config import build, config, fields_of, nested, one_of, setting
 from tying.errors import InputError, unknown
+from tying.parts import Parts
 from tying.pointers import Pointers
 from tying.training.record import StepRecord
 
@@ -122,6 +123,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None; "ansi": `render()` returns the tying row, one coloured letter per layer; "rgb_array": the map
             of the episode so far, (height, width, 3) uint8.
         cache_share: See `envs.reward.Reward`.
+        parts: The layers that pointers are over; None: the simulator's, whole.
 
     Attributes:
         record: The last step; decision -1 before the first.
@@ -140,6 +142,7 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         reward: RewardConfig,
         render_mode: str | None = None,
         cache_share: Callable[[Pointers], float] | None = None,
+        parts: Parts | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InputError(f"render_mode {render_mode!r}: allowed are None, 'ansi' and 'rgb_array'")
@@ -157,7 +160,11 @@ class TyingEnv(gymnasium.Env[np.ndarray, Any]):
         self._highest_rank = getattr(simulator, "delta_rank", 0)
         where = simulator.num_layers, self._highest_rank
         self.mode = actions.make(config.action_mode, *where)
-        self.initial_pointers = actions.start(config.initial_pointers, self.mode, *where, moves=config.freeze_after > 0)
+        if parts is not None and parts.apart:
+            self.mode = actions.Apart(self.mode, parts)
+            self.initial_pointers = parts.make(config.initial_pointers)
+        else:
+            self.initial_pointers = actions.start(config.initial_pointers, self.mode, *where, moves=config.freeze_after > 0)
         self.action_space = self.mode.space
         self.observation_space = observation.space(simulator.num_layers)
         self._begin()

@@ -143,7 +143,7 @@ class TableTyingEnv(TyingEnv):
         bench.losses(budget=budget)  # a budget that is not there is said now
         self.bench = bench
         simulator = TableSimulator(bench, num_decisions, budget, answers)
-        super().__init__(simulator, config, reward, render_mode)
+        super().__init__(simulator, config, reward, render_mode, parts=bench.parts)
 
     def _info(self) -> dict[str, Any]:
         simulator: TableSimulator = self.simulator  # type: ignore[assignment]

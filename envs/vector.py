@@ -263,6 +263,8 @@ def _check(one: TableTyingEnv) -> None:
         lines.append("reward.param_target and reward.baseline: a batch has neither; use vectorization_mode='sync'")
     if one.config.action_mode not in actions.MODES:
         lines.append(f"action_mode = {one.config.action_mode!r}: a batch has {', '.join(actions.MODES)}")
+    if one.bench.parts.apart and one.config.action_mode == "joint":  # an action's meaning depends on the pattern there
+        lines.append("action_mode = 'joint': over halves of layers a batch has cursor, pair")
     if one.render_mode is not None:
         lines.append("render_mode: a batch shows nothing; use vectorization_mode='sync'")
     if lines:

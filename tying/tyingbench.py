@@ -4,7 +4,8 @@
     bench.query("0 1 1 1 1 1", budget=0.5, seed=0)["test_loss"]
     bench.regret("independent", param_weight=0.1)
 
-A table is a CSV file with a line for every (pattern, seed, budget), and a JSON file of the same name with its settings.
+A table is a CSV file with a line for every (pattern, seed, budget), compressed where its name ends in .gz, and a JSON file
+of the same name with its settings. Patterns are over layers, or over halves of layers (`parts`, see tying.parts).
 `python -m experiments.tyingbench build` makes one; the shipped ones are in `tying/tables`, with their data card.
 
 P patterns, S seeds.
@@ -12,21 +13,22 @@ P patterns, S seeds.
 
 import csv
 import functools
+import gzip
 import math
 import os
+import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
-from itertools import accumulate
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, PlainValidator
 
-from tying import strategies
 from tying.config import build, config
 from tying.errors import InputError, unknown
-from tying.files import read_json
+from tying.files import read_json, replacing
+from tying.parts import Parts
 from tying.pointers import Pointers
 from tying.training.record import perplexity
 
@@ -92,6 +94,18 @@ def to_csv(rows: Iterable[Row]) -> str:
     return "".join(",".join(row.to_text()) + "\n" for row in rows)
 
 
+def facts_of(path: Path) -> Path:
+    """Return the JSON file of a table's CSV file: of "a.csv" and of "a.csv.gz" it is "a.json"."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).with_suffix(".json")
+
+
+def write_table(path: Path, rows: Iterable[Row]) -> None:
+    """Write a table's lines in one step, compressed if the name ends in .gz; equal rows are equal bytes."""
+    data = (",".join(COLUMNS) + "\n" + to_csv(rows)).encode()
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
 def read_rows(path: Path) -> list[Row]:
     """Read a table's lines; a last line that was cut short by a kill is left out.
 
@@ -99,8 +113,9 @@ def read_rows(path: Path) -> list[Row]:
         InputError: If the file is missing, has other columns, or another line is damaged.
     """
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: unreadable ({error})") from error
     header, *lines = text.split("\n")[:-1] or [""]  # the text behind the last newline was cut short
     columns = header.rstrip("\r").split(",")
@@ -133,7 +148,7 @@ class TyingBench:
     """A complete table, and the answers to queries.
 
     Args:
-        rows: One for every pattern of L layers, seed and budget.
+        rows: One for every pattern, seed and budget.
         facts: The settings and the text that it was made from, as `build` writes them.
 
     Raises:
@@ -141,15 +156,17 @@ class TyingBench:
 
     Attributes:
         facts: Corpus, settings, versions, hardware.
-        patterns: All Pointers of L layers, in lexicographic order.
+        parts: The layers that patterns are over, as the facts `parts` and `removing` have it.
+        patterns: All of them, in lexicographic order.
         seeds: In rising order.
         budgets: Shares of the run, in rising order; the last is 1.
     """
 
     def __init__(self, rows: Sequence[Row], facts: dict[str, Any] | None = None) -> None:
         self._rows = {(row.pointers, row.seed, row.budget): row for row in rows}
-        _require_whole(rows, len(self._rows))
         self.facts = facts or {}
+        self.parts = _parts(rows, self.facts)
+        _require_whole(rows, len(self._rows), self.parts.number)
         self.patterns = tuple(sorted({row.pointers for row in rows}))
         self.seeds = tuple(sorted({row.seed for row in rows}))
         self.budgets = tuple(sorted({row.budget for row in rows}))
@@ -173,10 +190,10 @@ class TyingBench:
         """
         if not isinstance(table, str | Path):
             raise InputError(f"table = {table!r}: expected a name or the path of a CSV file")
-        path = FOLDER / f"{table}.csv" if str(table) in names() else Path(table)
+        path = _shipped().get(str(table), Path(table))
         if not os.path.isfile(path):  # unlike Path's own, False for names that no file can have
             raise InputError(unknown(f"table {str(table)!r}", str(table), names(), "or the path of a CSV file"))
-        facts, rows = _read_facts(path.with_suffix(".json")), read_rows(path)
+        facts, rows = _read_facts(facts_of(path)), read_rows(path)
         try:
             return cls(rows, facts)
         except InputError as error:
@@ -285,12 +302,14 @@ class TyingBench:
         """Return a pattern's place in `patterns`.
 
         Raises:
-            InputError: If it is not valid, or not of the table's number of layers.
+            InputError: If it is not valid, or not of the table's layers.
         """
-        pattern = strategies.make(pointers, self.num_layers) if isinstance(pointers, str) else pointers
+        pattern = self.parts.make(pointers) if isinstance(pointers, str) else pointers
         pattern = pattern if isinstance(pattern, Pointers) else Pointers(pattern)
         if pattern not in self._index:
-            raise InputError(f"pattern '{pattern}' has {len(pattern)} layers: the table is of {self.num_layers} layers")
+            of_other_kinds = len(pattern) == self.num_layers
+            found = "ties halves of different kinds" if of_other_kinds else f"has {len(pattern)} layers"
+            raise InputError(f"pattern '{pattern}' {found}: the table is of {self.num_layers} layers")
         return self._index[pattern]
 
     def _require_budget(self, budget: float) -> None:
@@ -299,14 +318,23 @@ class TyingBench:
             raise InputError(f"budget {budget} is not in the table: allowed are {allowed}")
 
 
-def _require_whole(rows: Sequence[Row], num_different: int) -> None:
-    """Check that there is one row for every pattern, seed and budget; too many patterns to enumerate are still counted."""
+def _parts(rows: Sequence[Row], facts: dict[str, Any]) -> Parts:
+    """Return the layers that rows are over, if they are all over the same."""
     if not rows:
         raise InputError("a table without rows")
     depths = sorted({len(row.pointers) for row in rows})
     if len(depths) > 1 or depths[0] < 2:
         raise InputError(f"a table has rows of one number of layers, at least 2; here are {', '.join(map(str, depths))}")
-    num_patterns = _bell(depths[0])
+    one = Parts(1, str(facts.get("parts", "block")), bool(facts.get("removing")))
+    parts = replace(one, num_layers=(depths[0] - one.removing) // len(one.shares))
+    wrong = next((row.pointers for row in rows if parts.apart and not parts.holds(row.pointers)), None)
+    if wrong is not None:
+        raise InputError(f"a table of {parts.name} has the pattern '{wrong}', which ties halves of different kinds")
+    return parts
+
+
+def _require_whole(rows: Sequence[Row], num_different: int, num_patterns: int) -> None:
+    """Check that there is one row for every pattern, seed and budget; too many patterns to enumerate are still counted."""
     seeds, budgets = {row.seed for row in rows}, {row.budget for row in rows}
     wanted = num_patterns * len(seeds) * len(budgets)
     if len(rows) != wanted or num_different != wanted:
@@ -320,14 +348,10 @@ def _require_whole(rows: Sequence[Row], num_different: int) -> None:
         raise InputError("a table without block parameters: block_params = 0 in every row")
 
 
-def _bell(num_layers: int) -> int:
-    """Return the number of patterns, the Bell number, by Bell's triangle."""
-    row = [1]
-    for _ in range(num_layers - 1):
-        row = list(accumulate(row, initial=row[-1]))
-    return row[-1]
+def _shipped() -> dict[str, Path]:
+    return {path.name.partition(".")[0]: path for path in sorted(FOLDER.glob("*.csv*"))}
 
 
 def names() -> tuple[str, ...]:
     """Return the names of the shipped tables."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.csv")))
+    return tuple(_shipped())

@@ -84,7 +84,7 @@ def check(bench: TyingBench, sets: int) -> int:
     Raises:
         InputError: See `within`.
     """
-    most = bench.num_layers - bool(bench.facts.get("removing"))
+    most = bench.parts.num_layers
     if not 1 <= sets < most:
         raise InputError(f"--sets {sets}: the table's model has {most} sets; allowed are 1 to {most - 1}")
     if len(bench.seeds) < 2:

@@ -43,9 +43,9 @@ def ties(bench: TyingBench) -> np.ndarray:
 
 def named_patterns(bench: TyingBench) -> dict[int, str]:
     """Return the place of every pattern that a registered strategy makes, and its name."""
-    sizes = range(1, bench.num_layers + 1)
-    named = (strategies.of_size(bench.num_layers, size).items() for size in sizes)
-    return {bench.index(pattern): text for found in named for text, pattern in found}
+    num_layers = bench.parts.num_layers if bench.parts.apart else bench.num_layers
+    named = (strategies.of_size(num_layers, size).items() for size in range(1, num_layers + 1))
+    return {bench.index(text if bench.parts.apart else pattern): text for found in named for text, pattern in found}
 
 
 def cross_fitted(losses: np.ndarray, sign: int = 1) -> np.ndarray:
@@ -239,15 +239,14 @@ def gate(bench: TyingBench) -> pd.DataFrame:
 
 def _bits(bench: TyingBench) -> dict[str, np.ndarray]:
     """Return every bit by its name in words, (P,) of bool; those that are the same for all patterns are left out."""
-    removing = bool(bench.facts.get("removing"))
-    layers = range(bench.num_layers)
-    names = {
-        (i, j): f"layer {j - 1} is removed" if removing and i == 0 else f"layers {i - removing} and {j - removing} share"
-        for i, j in combinations(layers, 2)
-    }
-    bits = {names[i, j]: np.array([p[i] == p[j] for p in bench.patterns]) for i, j in names}
+    removing, label = bench.parts.removing, bench.parts.label
+    layers, patterns = range(bench.num_layers), np.array(bench.patterns)
+    bits = {}
+    for i, j in combinations(layers, 2):
+        name = f"{label(j)} is removed" if removing and i == 0 else f"{label(i, j)} share"
+        bits[name] = patterns[:, i] == patterns[:, j]
     for layer in layers[removing:]:
-        bits[f"layer {layer - removing} shares with none"] = np.array([not p.others(layer) for p in bench.patterns])
+        bits[f"{label(layer)} shares with none"] = (patterns == patterns[:, [layer]]).sum(axis=1) == 1
     return {name: bit for name, bit in bits.items() if 0 < bit.sum() < len(bit)}
 
 

@@ -13,6 +13,7 @@ import envs  # noqa: F401 (registers)
 from envs.compressing import CompressingEnv, QuestionSimulator, num_sets
 from tying import InputError, Pointers
 from tying.compression import Sources
+from tying.parts import Parts
 
 COSTS = (0.0, 0.5, 0.1, 0.05, 0.7)  # what it costs to remove layer 1 to 4, or to tie it to an earlier one at half the price
 
@@ -30,10 +31,123 @@ def make(num_decisions: int = 12, **settings: Any) -> CompressingEnv:
     return CompressingEnv(simulator, num_decisions=num_decisions, **settings)
 
 
+def half_loss(sources: Sources) -> float:
+    """Return a loss that adds up over halves of two layers; donors matter."""
+    return 1 + sum(
+        0.3 if source is None else 0.1 * abs(source - half) + 0.01 * source for half, source in enumerate(sources)
+    )
+
+
+def make_halves(num_decisions: int = 12, **settings: Any) -> CompressingEnv:
+    simulator = QuestionSimulator(half_loss, 2, (10, 20), math.log(9), parts="halves")
+    return CompressingEnv(simulator, num_decisions=num_decisions, **settings)
+
+
 @pytest.mark.parametrize("mode", ["cursor", "pair", "joint"])
 def test_both_checkers_pass(mode: str) -> None:
     gymnasium_check(make(action_mode=mode), skip_render_check=True)
     sb3_check(make(action_mode=mode))
+
+
+@pytest.mark.parametrize("mode", ["cursor", "pair", "joint"])
+def test_both_checkers_pass_over_halves(mode: str) -> None:
+    gymnasium_check(make_halves(action_mode=mode), skip_render_check=True)
+    sb3_check(make_halves(action_mode=mode))
+
+
+@pytest.mark.parametrize("mode", ["cursor", "pair"])
+def test_masks_leave_one_action_for_each_pattern_of_halves_in_reach(mode: str) -> None:
+    parts = Parts(2, "halves", removing=True)
+    for pointers in parts.every():
+        for turn in range(1, 5) if mode == "cursor" else [0]:
+            env = make_halves(action_mode=mode, initial_pointers=str(pointers))
+            cursor = turn or 1
+            masks = env.mode.masks(pointers, cursor)
+            found = [env.mode.decode(action, pointers, cursor) for action in range(env.action_space.n)]
+            layers = [cursor] if turn else range(1, 5)
+            reach = {pointers.move(layer, target) for layer in layers for target in range(layer + 1)}
+            legal = [after for after, mask in zip(found, masks, strict=True) if mask]
+            assert len(legal) == len(set(legal))
+            assert set(legal) == {after for after in reach if parts.holds(after)}
+            assert all(parts.holds(after) for after in found)
+
+
+def test_joint_masks_leave_every_pattern_of_halves() -> None:
+    env = make_halves(action_mode="joint")
+    masks = env.action_masks()
+    for pointers in Parts(2, "halves", removing=True).every():
+        chosen = np.concatenate([np.arange(layer + 1) == root for layer, root in enumerate(pointers)])
+        assert masks[chosen].all()
+    assert masks.tolist() == [1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]
+
+
+def test_an_action_that_ties_halves_of_different_kinds_changes_nothing() -> None:
+    env = make_halves(action_mode="joint")
+    env.reset(seed=0)
+    env.step(np.array([0, 1, 1, 3, 4]))
+    *_, info = env.step(np.array([0, 1, 2, 2, 3]))
+    assert info["pointers"] == [0, 1, 1, 3, 4]
+    *_, info = env.step(np.array([0, 0, 2, 1, 4]))  # that layer is removed, and its half joins nothing
+    assert info["pointers"] == [0, 0, 2, 0, 4]
+    assert info["sources"] == [None, 1, None, 3]
+
+
+def test_halves_count_by_their_parameters() -> None:
+    env = make_halves(action_mode="joint", num_sets=1)
+    env.reset(seed=0)
+    *_, terminated, _, info = env.step(np.array([0, 1, 1, 3, 4]))
+    assert info["param_share"] == 50 / 60
+    assert info["num_sets"] == pytest.approx(5 / 3)
+    assert not terminated
+    *_, terminated, _, info = env.step(np.array([0, 1, 2, 0, 0]))
+    assert info["param_share"] == 20 / 60
+    assert terminated
+    *_, other = (env.reset(seed=0), env.step(np.array([0, 1, 1, 3, 3])))[1]
+    assert other["num_sets"] == 1
+    assert env.record.block_params == 30
+    with pytest.raises(InputError, match="from 1 to 2"):
+        make_halves(num_sets=3)
+
+
+def test_agents_decide_over_halves() -> None:
+    env = make_halves(20, action_mode="cursor")
+    agents.make("dqn", env, seed=0).learn(env, 20)
+    env.reset(seed=0)
+    for _ in range(5):
+        masks = env.action_masks()
+        before = env.pointers
+        *_, info = env.step(int(np.flatnonzero(masks)[0]))
+        assert Parts(2, "halves", removing=True).holds(Pointers(info["pointers"])), before
+
+
+def test_donors_are_asked_for_and_counted() -> None:
+    def ask(sources: Sources) -> float:
+        asked.append(sources)
+        return half_loss(sources)
+
+    asked: list[Sources] = []
+    simulator = QuestionSimulator(ask, 3, 10, 3.0, donors=True)
+    env = CompressingEnv(simulator, action_mode="joint")
+    env.reset(seed=0)
+    *_, info = env.step(np.array([0, 1, 1, 1]))
+    every = {str(sources): half_loss(sources) for sources in map(Sources, ([0, 0, 0], [1, 1, 1], [2, 2, 2]))}
+    assert info["sources"] == [1, 1, 1]
+    assert info["reward_loss"] == min(every.values()) == every["1 1 1"]
+    assert info["queries"] == len(asked) == 3
+    *_, info = env.step(np.array([0, 0, 0, 0]))
+    assert info["sources"] == [None, None, None]
+    assert info["queries"] == len(asked) == 4
+    env.reset(seed=0)
+    assert simulator.queries == 0
+
+
+def test_donors_are_of_one_kind() -> None:
+    simulator = QuestionSimulator(lambda s: 9.0 - sum(source or 0 for source in s), 2, (10, 20), 3.0, "halves", donors=True)
+    env = CompressingEnv(simulator, action_mode="joint")
+    env.reset(seed=0)
+    *_, info = env.step(np.array([0, 1, 1, 3, 3]))
+    assert info["sources"] == [1, 1, 3, 3]
+    assert info["queries"] == 4 - 1  # the best of the first group is the first question of the second, with its own first
 
 
 def test_layer_nought_stands_for_nothing() -> None:
@@ -116,3 +230,30 @@ def test_wrong_numbers_of_decisions_are_refused() -> None:
     simulator = QuestionSimulator(loss, 4, 10, 1.0)
     with pytest.raises(InputError, match="at least 1"):
         CompressingEnv(simulator, num_decisions=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((10, 1.0, "halves"), "a number for each of attention, feed_forward"), ((10, 1.0, "thirds"), "allowed are|halves")],
+)
+def test_wrong_parts_are_one_line(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        QuestionSimulator(loss, 4, *arguments)
+
+
+def test_patterns_at_the_start_tie_halves_of_one_kind() -> None:
+    assert make_halves(initial_pointers="all_tied").initial_pointers == (0, 1, 1, 3, 3)
+    with pytest.raises(InputError, match="have no weights to share"):
+        make_halves(initial_pointers="0 1 2 1 4")
+
+
+class OwnMode:
+    summary = "another's"
+
+    def __init__(self, num_layers: int) -> None:
+        self.space = None
+
+
+def test_another_persons_mode_is_refused_over_halves() -> None:
+    with pytest.raises(InputError, match="OwnMode is not for halves"):
+        make_halves(action_mode=f"{__name__}:OwnMode")

@@ -61,6 +61,27 @@ def test_a_table_of_tyings_alone_has_the_losses_of_the_whole_one(
             assert tied.query(pointers)[column] == pytest.approx(whole.query(same)[column], abs=1e-9)
 
 
+def test_halves_are_tied_apart_and_kept_small(call: Call, flags: tuple[str, ...], tmp_path: Path) -> None:
+    both = ("--parts", "halves", "--no-removing")
+    done = call("tyingbench.__main__", *flags, *both, "--out", "halves.csv.gz")
+    assert done.status == 0, done.err
+    assert (
+        call("tyingbench.__main__", *flags, "--no-removing", "--binding.norms", "private", "--out", "whole.csv").status == 0
+    )
+    halves, whole = TyingBench.load(tmp_path / "halves.csv.gz"), TyingBench.load(tmp_path / "whole.csv")
+    assert len(halves.patterns) == 25
+    assert halves.facts["parts"] == "halves"
+    for pointers in whole.patterns:  # both halves tied alike, and no norms: the same as whole layers with private norms
+        same = Pointers((*pointers, *(root + 3 for root in pointers)))
+        for column in ("test_loss", "reward_loss", "block_params", "param_share"):
+            assert halves.query(same)[column] == pytest.approx(whole.query(pointers)[column], abs=2e-6)
+    assert (tmp_path / "halves.jsonl").is_file()
+    assert (tmp_path / "halves.json").is_file()
+    refused = call("tyingbench.__main__", *flags, *both, "--binding.share", "attention", "--out", "no.csv")
+    assert refused.status == 2
+    assert "both set" in refused.err
+
+
 def test_donors_are_never_worse_on_the_split_that_chooses(call: Call, flags: tuple[str, ...], tmp_path: Path) -> None:
     assert call("tyingbench.__main__", *flags, "--out", "first.csv").status == 0
     assert call("tyingbench.__main__", *flags, "--donors", "--out", "donors.csv").status == 0

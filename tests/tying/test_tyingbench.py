@@ -25,6 +25,7 @@ from tying.errors import InputError
 from tying.files import read_json
 from tying.models.base import num_params
 from tying.models.gpt import GPT
+from tying.parts import Parts
 from tying.tyingbench import BUDGETS, COLUMNS, DEFAULT, FOLDER, Row, Split, TyingBench, names, read_rows
 
 ROWS = make_rows()
@@ -344,7 +345,7 @@ def test_a_table_of_too_many_layers_is_refused_at_once(num_layers: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pointers, "all", lambda *_: pytest.fail("patterns were enumerated"))
         assert "patterns, 1 seeds and 1 budgets has" in refused(lambda: TyingBench([row]))
-    assert tyingbench._bell(13) == 27_644_437
+    assert Parts(13).number == 27_644_437
 
 
 @pytest.mark.parametrize(

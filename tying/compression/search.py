@@ -132,10 +132,10 @@ def greedy_removal(ask: Questions, num_sets: int) -> Sources:
     return sources
 
 
-def best_donors(ask: Questions, sources: Sources) -> Sources:
+def best_donors(ask: Callable[[Sources], float], sources: Sources) -> Sources:
     """Return the same groups with the values of the best of their members, one group after another."""
     for group in sources.groups:
-        sources = ask.best(sources.with_donor(group, donor) for donor in group)[0]
+        sources = min(in_order(sources.with_donor(group, donor) for donor in group), key=ask)
     return sources
 
 

@@ -1,5 +1,9 @@
 """BlockWalk: the exact loss of a compressed model, without making it: blocks are run one by one, shared prefixes once.
 
+Where parts of a block follow sources of their own, a block is run with the weights of all of them at once. A part that is
+removed has zeros for weights, so that it adds nothing to the residual stream; a norm behind it stays. A block of which all
+parts are removed passes its input on.
+
 Two patterns that agree on their first positions have the same activations there. Patterns in lexicographic order are the
 leaves of a tree of prefixes, and a walk over it runs every prefix once: all 203 tyings of six layers take 278 block runs
 instead of 1,218. Activations are kept least-recently-used, up to a bound of memory.
@@ -15,13 +19,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tying.binding.sharing import common_names
-from tying.compression.sources import Sources, in_order
+from tying.compression.sources import Sources
 from tying.errors import InputError
 from tying.isolation import isolated
 from tying.tasks.base import Batch, Task
 
 # Of the loss, between the model as it is and its blocks one by one: float32 sums in the same order differ by nothing.
 _TOLERANCE = 1e-5
+_Label = tuple[int | None, ...]  # of a position: whose weights each part runs, None where it is removed
 
 
 class _Call(NamedTuple):
@@ -70,11 +75,14 @@ class _Recorded(NamedTuple):
 class BlockWalk:
     """Answers what the loss of a model would be under any sources; the model is the same after it.
 
+    With P parts of a block that follow sources of their own, sources are over P x L virtual layers: the first part of every
+    layer, then the second; see tying.parts.
+
     Args:
         task: Its loss.
         model: A trained model of the task, not bound; in evaluation mode while it is asked.
         batches: The fixed batches of all questions.
-        share: The parameters that follow the sources; see LayerBinding.
+        share: The parameters that follow the sources; see LayerBinding. Several: parts that have nothing in common.
         norms: "shared" or "private".
         memory: Most bytes of activations that are kept.
 
@@ -91,7 +99,7 @@ class BlockWalk:
         task: Task,
         model: nn.Module,
         batches: Iterable[Batch],
-        share: str = "block",
+        share: str | Sequence[str] = "block",
         norms: str = "shared",
         memory: int = 2**28,
     ) -> None:
@@ -100,12 +108,12 @@ class BlockWalk:
         self.block_runs = 0
         self._blocks = list(task.blocks(model))
         own = [tuple(name for name, _ in block.named_parameters(remove_duplicate=False)) for block in self._blocks]
-        names = common_names(self._blocks, own, share, norms)
-        self._weights: list[dict[str, Tensor]] = [
-            {name: block.get_parameter(name) for name in names} for block in self._blocks
+        names = [common_names(self._blocks, own, part, norms) for part in ([share] if isinstance(share, str) else share)]
+        self._weights: list[list[dict[str, Tensor]]] = [
+            [{name: block.get_parameter(name) for name in part} for block in self._blocks] for part in names
         ]
         self._memory = memory
-        self._kept: OrderedDict[tuple[int, tuple[int | None, ...]], Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, tuple[_Label, ...]], Tensor] = OrderedDict()
         with _evaluating(model):
             self._recorded = [self._record(batch) for batch in batches]
             plain = [float(task.loss(model, recorded.batch)) for recorded in self._recorded]
@@ -113,7 +121,7 @@ class BlockWalk:
         if check is not None:
             check()
         self.original = self._mean(plain)
-        found = self.loss(Sources.original(len(self._blocks)))
+        found = self.loss(Sources.original(len(names) * len(self._blocks)))
         if not abs(found - self.original) <= _TOLERANCE * max(1.0, abs(self.original)):
             raise InputError(
                 f"{type(model).__name__}: its blocks run one by one give a loss of {found:.6g}, the model gives "
@@ -126,44 +134,86 @@ class BlockWalk:
         return len(self._blocks)
 
     @property
+    def part_params(self) -> tuple[int, ...]:
+        """Parameters of one set of shared weights of each part, (P,)."""
+        return tuple(sum(weight.numel() for weight in part[0].values()) for part in self._weights)
+
+    @property
     def set_params(self) -> int:
-        """Parameters of one set of shared weights."""
-        return sum(weight.numel() for weight in self._weights[0].values())
+        """Parameters of one set of shared weights, all parts together."""
+        return sum(self.part_params)
+
+    def params(self, sources: Sources) -> int:
+        """Return the parameters of all sets of shared weights that exist under sources."""
+        return sum(self.part_params[part] * len(set(own) - {None}) for part, own in enumerate(self._parts(sources)))
+
+    def in_order(self, many: Iterable[Sources]) -> list[Sources]:
+        """Return sources in the order in which neighbours share the longest prefixes of positions."""
+
+        def key(sources: Sources) -> list[int]:
+            return [-1 if source is None else source for label in self._labels(sources) for source in label]
+
+        return sorted(many, key=key)
 
     def losses(self, many: Iterable[Sources]) -> dict[Sources, float]:
         """Return the loss of each; they are run in the order in which prefixes are shared."""
-        return {sources: self.loss(sources) for sources in in_order(many)}
+        return {sources: self.loss(sources) for sources in self.in_order(many)}
 
     @isolated()
     def loss(self, sources: Sources) -> float:
         """Return the loss of the model under sources, a mean over all predictions of the batches."""
-        if len(sources) != self.num_layers:
-            raise InputError(f"sources '{sources}' are for {len(sources)} layers, the model has {self.num_layers}")
+        labels = self._labels(sources)
         with _evaluating(self.model):
-            return self._mean([self._loss(number, sources) for number in range(len(self._recorded))])
+            return self._mean([self._loss(number, labels) for number in range(len(self._recorded))])
 
-    def _loss(self, number: int, sources: Sources) -> float:
+    def _parts(self, sources: Sources) -> list[_Label]:
+        """Return the sources of each part, as layers of the model."""
+        count, size = self.num_layers, self.num_layers * len(self._weights)
+        if len(sources) != size:
+            raise InputError(f"sources '{sources}' are for {len(sources)} layers, the model has {size}")
+        wrong = [i for i, source in enumerate(sources) if source is not None and source // count != i // count]
+        if wrong:
+            raise InputError(f"sources[{wrong[0]}] = {sources[wrong[0]]}: a part of another kind has other weights")
+        return [
+            tuple(None if source is None else source % count for source in sources[start : start + count])
+            for start in range(0, size, count)
+        ]
+
+    def _labels(self, sources: Sources) -> tuple[_Label, ...]:
+        return tuple(zip(*self._parts(sources), strict=True))
+
+    def _given(self, label: _Label) -> dict[str, Tensor]:
+        """Return the weights that a block runs."""
+        given: dict[str, Tensor] = {}
+        for part, source in zip(self._weights, label, strict=True):
+            if source is None:
+                given |= {name: torch.zeros_like(weight) for name, weight in part[0].items()}
+            else:
+                given |= part[source]
+        return given
+
+    def _loss(self, number: int, labels: tuple[_Label, ...]) -> float:
         recorded = self._recorded[number]
-        path = list(self._path(number, sources))
+        path = list(self._path(number, labels))
         with _answering(self._blocks, [call.answer(hidden) for call, hidden in zip(recorded.calls, path, strict=True)]):
             return float(self.task.loss(self.model, recorded.batch))
 
-    def _path(self, number: int, sources: Sources) -> Iterator[Tensor]:
+    def _path(self, number: int, labels: tuple[_Label, ...]) -> Iterator[Tensor]:
         """Yield the activations after every position."""
         recorded = self._recorded[number]
         hidden = recorded.start
-        for layer, source in enumerate(sources):
-            key = (number, tuple(sources[: layer + 1]))
+        for layer, label in enumerate(labels):
+            key = (number, labels[: layer + 1])
             if key in self._kept:
                 self._kept.move_to_end(key)
                 hidden = self._kept[key]
-            elif source is not None:
-                hidden = recorded.calls[layer].run(self._blocks[layer], self._weights[source], hidden)
+            elif any(source is not None for source in label):
+                hidden = recorded.calls[layer].run(self._blocks[layer], self._given(label), hidden)
                 self.block_runs += 1
                 self._keep(key, hidden)
             yield hidden
 
-    def _keep(self, key: tuple[int, tuple[int | None, ...]], hidden: Tensor) -> None:
+    def _keep(self, key: tuple[int, tuple[_Label, ...]], hidden: Tensor) -> None:
         self._kept[key] = hidden
         most = self._memory // max(1, hidden.numel() * hidden.element_size())
         while len(self._kept) > most:
