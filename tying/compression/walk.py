@@ -2,7 +2,8 @@
 
 Where parts of a block follow sources of their own, a block is run with the weights of all of them at once. A part that is
 removed has zeros for weights, so that it adds nothing to the residual stream; a norm behind it stays. A block of which all
-parts are removed passes its input on.
+parts are removed passes its input on. Patterns that differ in the last part of a block have the first in common: it is not
+run again on the same activations.
 
 Two patterns that agree on their first positions have the same activations there. Patterns in lexicographic order are the
 leaves of a tree of prefixes, and a walk over it runs every prefix once: all 203 tyings of six layers take 278 block runs
@@ -10,8 +11,9 @@ instead of 1,218. Activations are kept least-recently-used, up to a bound of mem
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -72,6 +74,29 @@ class _Recorded(NamedTuple):
     size: int
 
 
+class _Answer(NamedTuple):
+    """What a module answered last, with which weights, and to which tensors."""
+
+    source: int | None
+    given: list[Tensor]
+    output: Any
+    versions: list[int]  # of all these tensors: others may write into them
+
+    @classmethod
+    def to(cls, source: int | None, given: list[Tensor], output: Any) -> "_Answer":
+        return cls(source, given, output, cls._versions(given, output))
+
+    @staticmethod
+    def _versions(given: list[Tensor], output: Any) -> list[int]:
+        return [tensor._version for tensor in (*given, *([output] if isinstance(output, Tensor) else _inside((output,))))]
+
+    def holds(self, source: int | None, given: list[Tensor]) -> bool:
+        """Return whether it would answer the same."""
+        untouched = self.versions == self._versions(self.given, self.output)
+        same = source == self.source and len(given) == len(self.given)
+        return untouched and same and all(map(torch.equal, given, self.given))
+
+
 class BlockWalk:
     """Answers what the loss of a model would be under any sources; the model is the same after it.
 
@@ -112,6 +137,8 @@ class BlockWalk:
         self._weights: list[list[dict[str, Tensor]]] = [
             [{name: block.get_parameter(name) for name in part} for block in self._blocks] for part in names
         ]
+        self._home = _home(names) if len(names) > 1 else None
+        self._last: dict[tuple[int, int], _Answer] = {}
         self._memory = memory
         self._kept: OrderedDict[tuple[int, tuple[_Label, ...]], Tensor] = OrderedDict()
         with _evaluating(model):
@@ -208,10 +235,30 @@ class BlockWalk:
                 self._kept.move_to_end(key)
                 hidden = self._kept[key]
             elif any(source is not None for source in label):
-                hidden = recorded.calls[layer].run(self._blocks[layer], self._given(label), hidden)
+                with self._remembering(number, layer, label[0]):
+                    hidden = recorded.calls[layer].run(self._blocks[layer], self._given(label), hidden)
                 self.block_runs += 1
                 self._keep(key, hidden)
             yield hidden
+
+    @contextmanager
+    def _remembering(self, number: int, layer: int, source: int | None) -> Iterator[None]:
+        """Let the module of the first part answer from memory what it answered last."""
+        if self._home is None:
+            yield
+            return
+        module = self._blocks[layer].get_submodule(self._home)
+        own = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            last = self._last.get((number, layer))
+            if last is None or not last.holds(source, given):
+                last = self._last[number, layer] = _Answer.to(source, given, own(*args, **kwargs))
+            return last.output
+
+        with _instead([module], [forward]):
+            yield
 
     def _keep(self, key: tuple[int, tuple[_Label, ...]], hidden: Tensor) -> None:
         self._kept[key] = hidden
@@ -270,17 +317,30 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def _answering(blocks: Sequence[nn.Module], outputs: Sequence[Any]) -> Iterator[None]:
+def _home(names: Sequence[Sequence[str]]) -> str | None:
+    """Return the innermost module that has all parameters of the first part, if none of the others are in it."""
+    paths = [name.split(".")[:-1] for name in names[0]]
+    path = ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, zip(*paths, strict=False)))
+    mixed = any(name.startswith(f"{path}.") for part in names[1:] for name in part)
+    return path if path and not mixed else None
+
+
+def _answering(blocks: Sequence[nn.Module], outputs: Sequence[Any]) -> AbstractContextManager[None]:
     """Let blocks return given outputs, whatever they are called with."""
-    before = [vars(block).get("forward") for block in blocks]
-    for block, output in zip(blocks, outputs, strict=True):
-        block.forward = lambda *args, _output=output, **kwargs: _output
+    return _instead(blocks, [lambda *args, _output=output, **kwargs: _output for output in outputs])
+
+
+@contextmanager
+def _instead(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Let modules compute something else."""
+    before = [vars(module).get("forward") for module in modules]
+    for module, forward in zip(modules, forwards, strict=True):
+        module.forward = forward
     try:
         yield
     finally:
-        for block, forward in zip(blocks, before, strict=True):
-            if forward is None:
-                del block.forward
+        for module, own in zip(modules, before, strict=True):
+            if own is None:
+                del module.forward
             else:
-                block.forward = forward
+                module.forward = own

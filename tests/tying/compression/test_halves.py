@@ -112,6 +112,24 @@ def test_a_walk_over_halves_runs_every_prefix_once(tmp_path: Path) -> None:
     assert forgetful.block_runs == 4 + 1 + 4 + 25 + 225 - 1  # the order needs no more memory than that of one path
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_attention_runs_once_for_all_feed_forwards_behind_it(in_place: bool, tmp_path: Path) -> None:
+    """Also where somebody writes into its output: then it is run again."""
+    task = make_task(tmp_path)
+    model = make_model(task)
+    walk = BlockWalk(task, model, task.evaluation_batches("reward", 4, 1), SHARES)
+    expected = walk.losses(map(Sources, HALVES.every()))
+    runs = []
+    for block in task.blocks(model):
+        block.attn.register_forward_hook(lambda module, args, output: output.mul_(1) if in_place else None)  # type: ignore[union-attr]
+        block.attn.qkv.register_forward_hook(lambda *args: runs.append(1))  # type: ignore[union-attr]
+    walk._kept.clear()
+    walk._last.clear()
+    assert walk.losses(map(Sources, HALVES.every())) == expected
+    pairs = 1 * 1 + 2 * 1 + 5 * 2 + 15 * 5  # of attention sources up to a position and feed-forward sources before it
+    assert len(runs) == (1 + 4 + 25 + 225 if in_place else pairs)
+
+
 def test_parameters_are_those_of_the_halves_that_exist(tmp_path: Path) -> None:
     task = make_task(tmp_path)
     model = make_model(task)
