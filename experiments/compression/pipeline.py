@@ -62,6 +62,7 @@ class Size:
         healed: Its test loss after that.
         others: Rivals: the best tying, the best removal, and every rule.
         median: The median loss of all patterns that were asked at this size; of the reward split.
+        delta_params: Parameters of the chosen pattern's low-rank deltas.
     """
 
     num_sets: int
@@ -69,6 +70,7 @@ class Size:
     healed: float
     others: list[Candidate]
     median: float
+    delta_params: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class _Work:
         """Return the questions to a split; those that the ledger has answers for are answered."""
         task, binding = self.subject.objective, self.config.binding
         batches = task.evaluation_batches(split, self.config.trainer.batch_size, num_batches)
-        walk = BlockWalk(task, self.subject.model, batches, binding.share, binding.norms)
+        walk = BlockWalk(task, self.subject.model, batches, binding.share, binding.norms, delta_rank=binding.delta_rank)
         known = {Sources.parse(text): line["loss"] for (s, text), line in ledger.lines.items() if s == split}
 
         def note(sources: Sources, loss: float) -> None:
@@ -155,7 +157,8 @@ class _Work:
         first = num_sets == self.sizes[0]
         whole = self.healings.saved(chosen.sources, "model" if first else f"model-{num_sets}")
         others = [healed[name] for name in healed if name in rivals or healed[name].sources != chosen.sources]
-        return Size(num_sets, replace(chosen, name="chosen"), whole["test_loss"], [*others, *rules], found.median)
+        deltas = self.ask.walk.delta_params(chosen.sources)
+        return Size(num_sets, replace(chosen, name="chosen"), whole["test_loss"], [*others, *rules], found.median, deltas)
 
     def _rivals(self, found: Found) -> dict[str, Sources]:
         """Return the best tying, the best removal, and the best rule of each kind, or all rules; by the reward split."""

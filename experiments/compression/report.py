@@ -99,7 +99,7 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
 def _size_entry(size: Size, outcome: Outcome) -> dict[str, Any]:
     return {
         "num_sets": size.num_sets,
-        "share": size.num_sets / outcome.subject.num_layers,
+        "share": _share(size, outcome),
         "pointers": size.chosen.sources.entries,
         "sources": list(size.chosen.sources),
         "zero_shot": size.chosen.zero_shot,
@@ -119,6 +119,12 @@ def _size_entry(size: Size, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _share(size: Size, outcome: Outcome) -> float:
+    """Return the parameters of the sets and deltas that are kept, as a share of those of the original's sets."""
+    kept = size.num_sets * outcome.set_params + size.delta_params
+    return kept / (outcome.subject.num_layers * outcome.set_params)
+
+
 def _title(size: Size, outcome: Outcome) -> str:
     return f"{size.num_sets} of {outcome.subject.num_layers} sets of block weights"
 
@@ -127,7 +133,7 @@ def _verdict(size: Size, outcome: Outcome) -> str:
     """Return the result in words, computed from the figures."""
     chosen, original = size.chosen, outcome.original
     params = num_params(outcome.subject.model)
-    left = params - (outcome.subject.num_layers - size.num_sets) * outcome.set_params
+    left = params - (outcome.subject.num_layers - size.num_sets) * outcome.set_params + size.delta_params
     parts = [
         f"'{chosen.sources}' keeps {left / params:.0%} of all parameters and runs {len(chosen.sources.kept)} of "
         f"{len(chosen.sources)} layers; its loss is {chosen.zero_shot:.4f} at once and {size.healed:.4f} after healing "
@@ -135,7 +141,12 @@ def _verdict(size: Size, outcome: Outcome) -> str:
     ]
     named = {other.name: other for other in size.others if other.healed}
     if "best tying" in named and "best removal" in named:
-        parts.append(_tying_or_removal(named["best tying"], named["best removal"]))
+        equal = (
+            "sets of weights (and low-rank deltas)"
+            if outcome.subject.compression.config.binding.delta_rank
+            else "parameters"
+        )
+        parts.append(_tying_or_removal(named["best tying"], named["best removal"], equal))
     rules = [other for other in named.values() if not other.name.startswith(("best ", "#"))]
     if rules:
         best = min(rules, key=lambda rule: np.mean(rule.healed))
@@ -150,14 +161,14 @@ def _verdict(size: Size, outcome: Outcome) -> str:
     return " ".join(parts)
 
 
-def _tying_or_removal(tying: Candidate, removal: Candidate) -> str:
+def _tying_or_removal(tying: Candidate, removal: Candidate, equal: str) -> str:
     differences = np.array(removal.healed) - np.array(tying.healed)
     low, high = student_interval(differences)
     words = "no different" if low <= 0 <= high else "better" if differences.mean() < 0 else "worse"
     if np.isnan(low):
         words = "lower" if differences.mean() < 0 else "higher"
     return (
-        f"At equal parameters and equal short healing, removing layers is {words}: {np.mean(removal.healed):.4f} against "
+        f"At equal {equal} and equal short healing, removing layers is {words}: {np.mean(removal.healed):.4f} against "
         f"{np.mean(tying.healed):.4f} for the best tying ({written(float(differences.mean()), low, high)}), and it runs "
         f"{len(removal.sources.kept)} layers instead of {len(tying.sources.kept)}."
     )

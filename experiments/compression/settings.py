@@ -132,8 +132,10 @@ def parse(words: Sequence[str]) -> Compression:
     flagged = [f"--{name.replace('_', '-')}={value}" for name, value in beneath.items()]
     mistakes: list[str] = []
     made = parse_config([*given, *flagged, *rest], mistakes)
-    if made is not None and made.binding.delta_rank:
-        mistakes.append(f"binding.delta_rank = {made.binding.delta_rank}: copies have no low-rank deltas; set it to 0")
+    if made is not None and made.binding.delta_rank and made.binding.delta_start != "svd":
+        mistakes.append(
+            f"binding.delta_start = {made.binding.delta_start!r}: ties of trained layers remember them; set it to svd"
+        )
     charge = [word for word in rest if word.replace("_", "-").startswith(("--reward.param-weight", "--reward.param-free"))]
     if charge:
         mistakes.append(f"{charge[0]}: --target or --unique says how many parameters there may be; leave it out")

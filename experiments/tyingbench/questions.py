@@ -62,7 +62,9 @@ def main(words: Sequence[str]) -> TyingBench:
     out = Path(flags.out)
     require_room(out, "--out")
     compression = settings.parse([flags.model, *rest, "--out", str(facts_of(out).with_suffix(""))])
-    share = compression.config.binding.share
+    share, rank = compression.config.binding.share, compression.config.binding.delta_rank
+    if rank:
+        raise InputError(f"--binding.delta-rank {rank}: a table's sets of weights have no deltas; set it to 0")
     if flags.parts != "block" and share != "block":
         raise InputError(f"--binding.share {share} and --parts {flags.parts} are both set: give one of them")
     from experiments.compression.subject import Subject  # imports torch: mistakes are answered before

@@ -80,6 +80,9 @@ def test_halves_are_tied_apart_and_kept_small(call: Call, flags: tuple[str, ...]
     refused = call("tyingbench.__main__", *flags, *both, "--binding.share", "attention", "--out", "no.csv")
     assert refused.status == 2
     assert "both set" in refused.err
+    refused = call("tyingbench.__main__", *flags, "--binding.delta-rank", "2", "--out", "no.csv")
+    assert refused.status == 2
+    assert "have no deltas" in refused.err
 
 
 def test_donors_are_never_worse_on_the_split_that_chooses(call: Call, flags: tuple[str, ...], tmp_path: Path) -> None:

@@ -58,9 +58,11 @@ class Healing(TaskOver):
         model = copy.deepcopy(self.original)
         given, blocks = self.task.blocks(self.original), self.task.blocks(model)
         names = [tuple(name for name, _ in block.named_parameters(remove_duplicate=False)) for block in given]
+        # With deltas the others of a group keep their own until they are tied, so that their deltas remember them.
+        firsts = [None if self.binding.delta_rank and first != i else first for i, first in enumerate(self.sources.entries)]
         for name in common_names(given, names, self.binding.share, self.binding.norms):
-            for block, source in zip(blocks, self.sources, strict=True):
-                if source is not None:
+            for block, source, first in zip(blocks, self.sources, firsts, strict=True):
+                if source is not None and first is not None:
                     block.get_parameter(name).copy_(given[source].get_parameter(name))
         removed = set(range(len(self.sources))) - set(self.sources.kept)
         if removed:

@@ -163,6 +163,39 @@ def test_a_run_goes_to_a_run_that_samples(call: Call, run: Path, tmp_path: Path)
     assert call("sample", tmp_path / "out" / "model", "--num-tokens", "5").status == 0
 
 
+def test_tied_layers_remember_by_deltas_that_count(call: Call, run: Path, tmp_path: Path) -> None:
+    deltas = ("--no-removing", "--binding.delta-rank", "2", "--shortlist", "1")
+    done = call("compress", run, *SHORT, "--unique", "2", *deltas, "--out", "out")
+    assert done.status == 0, done.err
+    found, made = summary(tmp_path / "out"), load_run(tmp_path / "out" / "model")
+    blocks = made.summary["trainable_block_params"] / made.summary["independent_block_params"]
+    assert found["share"] == pytest.approx(blocks)
+    assert found["share"] > 0.5
+    with torch.no_grad():
+        loss = made.task.metrics(made.model, made.task.evaluation_batches("test", 4, 3))["loss"]
+    assert loss == pytest.approx(found["healed"], abs=1e-6)
+    # As asked without deltas, the same pattern loses more.
+    assert call("compress", run, *SHORT, "--unique", "2", "--no-removing", "--shortlist", "1", "--out", "no").status == 0
+    assert found["zero_shot"] < summary(tmp_path / "no")["zero_shot"]
+
+
+def test_an_encoder_with_deltas_is_saved_untied(
+    call: Call, pretrained: tuple[str, ...], root: Path, tmp_path: Path
+) -> None:
+    deltas = ("--no-removing", "--binding.delta-rank", "2", "--shortlist", "1")
+    done = call("compress", *pretrained, "--unique", "1", *deltas, "--out", "out")
+    assert done.status == 0, done.err
+    found, model = summary(tmp_path / "out"), tying.hf.from_pretrained(tmp_path / "out" / "model")
+    layers = model.encoder.layer
+    assert not torch.equal(layers[0].attention.self.query.weight, layers[1].attention.self.query.weight)
+    assert torch.equal(layers[0].attention.self.query.bias, layers[1].attention.self.query.bias)
+    data = DataConfig(path=str(root / "corpus.txt"), tokenizer="pretrained")
+    task = tasks.make(HFTaskConfig(head="embedding"), HFConfig(pretrained=str(root / "bert"), context=16), data)
+    with torch.no_grad():
+        loss = task.metrics(model.eval(), task.evaluation_batches("test", 4, 3))["loss"]
+    assert loss == pytest.approx(found["healed"], abs=1e-6)
+
+
 def test_damage_is_the_divergence_from_the_original_too(call: Call, run: Path, tmp_path: Path) -> None:
     done = call("compress", run, *SHORT, "--target", "0.5", "--objective", "kl", "--out", "out")
     assert done.status == 0, done.err
@@ -253,7 +286,7 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
         (("--objective", "kl"), "--objective kl: it is for causal language models"),
         (("--sort", "1"), "unknown flag --sort"),
         (("--shortlist", "x"), "shortlist"),
-        (("--binding.delta-rank", "2"), "copies have no low-rank deltas"),
+        (("--binding.delta-rank", "2", "--binding.delta-start", "zero"), "ties of trained layers remember them"),
     ],
 )
 def test_bad_input_is_one_line(
