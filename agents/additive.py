@@ -10,7 +10,7 @@ from statistics import fmean
 
 import numpy as np
 
-from agents.search import LevelSearchAgent, neighbours
+from agents.search import LevelSearchAgent
 from tying.pointers import Pointers
 
 # Sets of roots that are ranked one by one; of deeper models, those on the greedy way from untied to all tied.
@@ -29,17 +29,18 @@ class AdditiveAgent(LevelSearchAgent):
         """See LevelSearchAgent.proposals."""
         untied = Pointers.independent(self.num_layers)
         yield untied
-        yield from (untied.move(layer, root) for layer in range(1, self.num_layers) for root in range(layer))
+        ties = (untied.move(layer, root) for layer in range(1, self.num_layers) for root in range(layer))
+        yield from filter(self.legal, ties)
         yield from self._ranked(untied)
         while True:
             assert self._best is not None  # a window at least is over
-            fresh = [pattern for pattern in neighbours(self._best) if not self.tried(pattern)]
+            fresh = [pattern for pattern in self.neighbours(self._best) if not self.tried(pattern)]
             yield fresh[self._generator.integers(len(fresh))] if fresh else self._best
 
     def _ranked(self, untied: Pointers) -> Iterator[Pointers]:
         """Yield patterns, the best by prediction first: for every set of roots, the best root of every other layer."""
         gains = self._gains(untied)
-        patterns = {_assigned(gains, roots) for roots in self._root_sets(gains)}
+        patterns = set(filter(self.legal, (_assigned(gains, roots) for roots in self._root_sets(gains))))
         sums = {pattern: _total(gains, pattern) for pattern in sorted(patterns) if not self.tried(pattern)}
         errors: dict[int, list[float]] = {}
 

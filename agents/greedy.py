@@ -22,7 +22,7 @@ class GreedyAgent(LevelSearchAgent):
         current = Pointers.independent(self.num_layers)
         yield current
         while True:
-            merged = merges(current)
+            merged = list(filter(self.legal, merges(current)))
             yield from merged
             best = max(merged, key=self.level, default=current)
             if self.level(best) <= self.level(current):

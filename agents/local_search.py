@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from agents.base import Diagnostics, Transition
-from agents.search import Baseline, SearchAgent, SearchConfig, neighbours
+from agents.search import Baseline, SearchAgent, SearchConfig
 from tying.config import config, setting
 from tying.pointers import Pointers
 
@@ -73,7 +73,7 @@ class LocalSearchAgent(SearchAgent):
 
     def _next_candidate(self, incumbent: Pointers) -> Pointers | None:
         """Return a random neighbour among those never tried, else the one with the highest upper bound."""
-        around = neighbours(incumbent)
+        around = self.neighbours(incumbent)
         fresh = [pattern for pattern in around if pattern not in self._advantages]
         if fresh:
             return fresh[self._generator.integers(len(fresh))]

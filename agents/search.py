@@ -8,6 +8,7 @@ Under a reward of changes, a window is rewarded for the fall of a loss that fall
 worth its window's reward minus the reward of a window without a change at that time, which `Baseline` estimates.
 """
 
+import functools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -19,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Explanation, Transition
+from agents.base import Agent, Explanation, Transition, masks_of
 from tying.config import config, setting
 from tying.files import read_json
 from tying.interface import ObservationView
@@ -103,6 +104,21 @@ class SearchAgent(Agent, ABC):
     def recommended(cls, config: Any) -> dict[str, Any]:
         """Return the setting that lets it set a whole pattern at once."""
         return {"env.action_mode": "joint"}
+
+    @functools.cached_property
+    def _targets(self) -> np.ndarray | None:
+        """Masks of the targets of every layer, (L(L+1)/2,); None where layers may have all."""
+        masks = masks_of(self.env)
+        return None if masks is None or masks.all() else masks
+
+    def legal(self, pointers: Pointers) -> bool:
+        """Return whether the environment has a pattern: halves of layers share with those of their kind alone."""
+        places = (layer * (layer + 1) // 2 + root for layer, root in enumerate(pointers))
+        return self._targets is None or all(self._targets[place] for place in places)
+
+    def neighbours(self, pointers: Pointers) -> list[Pointers]:
+        """Return every legal pattern that one move of a layer leads to; see the function of that name."""
+        return list(filter(self.legal, neighbours(pointers)))
 
     def begin_episode(self, observation: np.ndarray) -> None:
         """Begin a search from the pattern at the start."""

@@ -160,13 +160,13 @@ class SurrogateAgent(SearchAgent):
     def _candidates(self) -> list[Pointers]:
         """Return all patterns where they are few, otherwise those tried and random moves of them."""
         if self._all is not None:
-            return self._all
+            return list(filter(self.legal, self._all))
         tried = sorted({pattern for pattern, *_ in self._windows})
         candidates = dict.fromkeys(tried)
         for index in self._generator.integers(len(tried), size=MAX_CANDIDATES - len(tried)):
             layer = int(self._generator.integers(1, self.num_layers))  # layer 0 does not move: see neighbours
             candidates[tried[index].move(layer, int(self._generator.integers(layer + 1)))] = None
-        return list(candidates)
+        return list(filter(self.legal, candidates))
 
     def save_state(self, folder: Path) -> None:
         """Write the best pattern, the evidence, and the generator."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.base import Transition
-from agents.search import SearchAgent, SearchConfig, exploring, neighbours
+from agents.search import SearchAgent, SearchConfig, exploring
 from tying.config import config, setting
 from tying.pointers import Pointers
 
@@ -53,7 +53,7 @@ class EvolutionAgent(SearchAgent):
         entrants = self._generator.choice(len(self._population), size, replace=False)
         scores = self._scores()
         parent, _ = self._population[max(entrants, key=lambda index: scores[index])]
-        children = neighbours(parent)
+        children = self.neighbours(parent)
         return children[self._generator.integers(len(children))] if children else parent
 
     def learn_from(self, step: Transition) -> None:

@@ -120,6 +120,24 @@ def test_agents_decide_over_halves() -> None:
         assert Parts(2, "halves", removing=True).holds(Pointers(info["pointers"])), before
 
 
+@pytest.mark.parametrize("name", ["local_search", "additive", "greedy", "evolution", "surrogate", "random"])
+def test_searches_propose_patterns_of_halves_that_there_are(name: str) -> None:
+    simulator = QuestionSimulator(half_loss, 3, (10, 20), math.log(9), parts="halves")
+    env = CompressingEnv(simulator, num_decisions=40, action_mode="joint", reward={"name": "improvement"})
+    proposed: list[bool] = []
+    tried: set[Pointers] = set()
+
+    def note(record: Any, *_: Any) -> None:
+        proposed.append(name == "random" or Pointers(record.action) == record.pointers)
+        tried.add(record.pointers)
+
+    env.on_decision = note
+    agents.make(name, env, seed=0, **({} if name == "random" else {"explore": 1.0})).learn(env, 40)
+    assert len(proposed) == 40
+    assert all(proposed)
+    assert len(tried) > 5
+
+
 def test_donors_are_asked_for_and_counted() -> None:
     def ask(sources: Sources) -> float:
         asked.append(sources)
