@@ -42,7 +42,7 @@ class CrossEntropyAgent(LevelSearchAgent):
     def policy(self) -> np.ndarray:
         """Return the weight of every target, (L, L): row layer, column root; the better of the elite count more."""
         layers = np.arange(self.num_layers)
-        uniform = np.tri(self.num_layers) / (1 + layers[:, None])
+        uniform: np.ndarray = self.targets / self.targets.sum(axis=1, keepdims=True)
         if len(self._levels) < _NUM_RANDOM:
             return uniform
         elite = sorted(self._levels, key=self.level)[-max(_MIN_ELITE, round(self.config.elite * len(self._levels))) :]

@@ -106,15 +106,17 @@ class SearchAgent(Agent, ABC):
         return {"env.action_mode": "joint"}
 
     @functools.cached_property
-    def _targets(self) -> np.ndarray | None:
-        """Masks of the targets of every layer, (L(L+1)/2,); None where layers may have all."""
+    def targets(self) -> np.ndarray:
+        """Which targets a layer may have, (L, L) bool: of halves of layers, those of its kind."""
+        allowed = np.tri(self.num_layers, dtype=bool)
         masks = masks_of(self.env)
-        return None if masks is None or masks.all() else masks
+        if masks is not None and not masks.all():
+            allowed[np.tril_indices(self.num_layers)] = masks
+        return allowed
 
     def legal(self, pointers: Pointers) -> bool:
-        """Return whether the environment has a pattern: halves of layers share with those of their kind alone."""
-        places = (layer * (layer + 1) // 2 + root for layer, root in enumerate(pointers))
-        return self._targets is None or all(self._targets[place] for place in places)
+        """Return whether the environment has a pattern."""
+        return bool(self.targets[range(len(pointers)), pointers].all())
 
     def neighbours(self, pointers: Pointers) -> list[Pointers]:
         """Return every legal pattern that one move of a layer leads to; see the function of that name."""

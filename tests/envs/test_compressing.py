@@ -120,7 +120,9 @@ def test_agents_decide_over_halves() -> None:
         assert Parts(2, "halves", removing=True).holds(Pointers(info["pointers"])), before
 
 
-@pytest.mark.parametrize("name", ["local_search", "additive", "greedy", "evolution", "surrogate", "random"])
+@pytest.mark.parametrize(
+    "name", ["local_search", "additive", "greedy", "evolution", "surrogate", "cross_entropy", "random"]
+)
 def test_searches_propose_patterns_of_halves_that_there_are(name: str) -> None:
     simulator = QuestionSimulator(half_loss, 3, (10, 20), math.log(9), parts="halves")
     env = CompressingEnv(simulator, num_decisions=40, action_mode="joint", reward={"name": "improvement"})
