@@ -75,6 +75,8 @@ def pairs(bench: TyingBench) -> Figure:
     grid = np.full((bench.num_layers, bench.num_layers), np.nan)
     limit = np.abs(costs).max()
     for (i, j), cost in zip(combinations(range(bench.num_layers), 2), costs, strict=True):
+        if not bench.parts.joins(j, i):  # halves of different kinds are never tied
+            continue
         grid[j, i] = cost
         axes.text(i, j, f"{cost:+.0f}", ha="center", va="center", color="white" if abs(cost) > 0.6 * limit else "black")
     image = axes.imshow(grid, cmap="RdBu_r", vmin=-limit, vmax=limit)
