@@ -35,7 +35,7 @@ class DeltaWeights:
         self._own = [[scan.parameters[name] for name in shared] for scan in scans]
         self._single = set.intersection(*(set(scan.parameters) - set(scan.aliases) for scan in scans))
         self._kept: OrderedDict[tuple[int, int], list[nn.Parameter]] = OrderedDict()
-        self.size = sum(self._between(0, 0).sizes)
+        self.size = sum(self._between(0, 0).sizes(rank))
         self._most = memory // max(1, self.size * self._own[0][0].element_size())
 
     def of(self, layer: int, source: int) -> dict[str, Tensor]:
