@@ -62,6 +62,9 @@ def against_reference(repeats: int, iterations: int) -> Iterator[Figure]:
             base = run.split()[0]
             if run != base:
                 yield Figure.of(f"{name}, {run} / reference", ratios(seconds, run, base), "x{:.3f}", ">= 1.15", 1.15)
+        gains = ratios(seconds, "bf16 as they are", "fp32 as they are")
+        aim = 1.4 if model.width < 256 else 1.6
+        yield Figure.of(f"{name}, bf16 / fp32", gains, "x{:.3f}", f">= {aim}", aim)
         flops = _flops(model, task.data.vocab_size) * _SMALL.trainer.batch_size * iterations
         share = flops / median(seconds["fp32 with chunked_loss"]) / _peak()
         yield Figure(f"{name}, fp32: share of the peak of matrix products", share, "{:.0%}")
