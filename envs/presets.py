@@ -40,13 +40,13 @@ PRESETS: dict[str, TrainingConfig] = {
         optim=OptimConfig(learning_rate=3e-3, tied_rate=0.5),
         reward=RewardConfig(num_batches=16),
     ),
-    # Depth can pay here, in 90 s on one core: six layers ended 0.13 to 0.36 nats below three (docs/results.md).
+    # Depth pays here, in six minutes on one core (docs/results.md).
     "p-hop": TrainingConfig(
         task=PHopConfig(),
         model=GPTConfig(num_layers=6, num_heads=4, width=64, context=32, bias=False, positions="rotary", qk_norm=True),
-        trainer=TrainerConfig(iterations=1200, batch_size=32),
-        optim=OptimConfig(learning_rate=4e-3, tied_rate=0.5),
-        env=EnvConfig(decision_interval=30),
+        trainer=TrainerConfig(iterations=3600, batch_size=32),
+        optim=OptimConfig(learning_rate=3e-3, tied_rate=0.5),
+        env=EnvConfig(decision_interval=90),
         reward=RewardConfig(num_batches=8),
     ),
     # The main job: minutes on two cores, and beyond a table of 4-grams (3.174 nats per token on its text).

@@ -33,9 +33,8 @@ python -m experiments.signal_study --preset mini --decisions 54 --seeds 2 --data
 shorter=(--trainer.iterations 320 --data.max-chars 390000)
 compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}"
 compare stdlib_limited --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}" --data.train-chars 33000
-# A task in which steps follow one another; of the third seed, and of sequence:3, not all runs were made.
-hops() { # name, seeds, then flags
-    python -m experiments.compare --preset p-hop --seeds "$2" --clock cpu --out "$out/$1" "${@:3}"
-}
-hops p_hop 3 --agents independent shallow:3 shallow:2 sequence:3
-hops p_hop_learned 1 --agents independent shallow:3 shallow:2 --model.positions learned --model.qk-norm false
+# Where depth pays: a task in which steps follow one another, and text at the size of the main job.
+python -m experiments.compare --preset p-hop --seeds SEEDS --clock cpu --out "$out/p_hop" --agents independent shallow:3 sequence:3
+python -m experiments.compare --preset p-hop --seeds 1 --clock cpu --out "$out/p_hop_learned" --agents independent shallow:3 shallow:2 \
+    --model.positions learned --model.qk-norm false --trainer.iterations 1200 --optim.learning-rate 4e-3 --env.decision-interval 30
+python -m experiments.compare --preset small --seeds 3 --clock cpu --out "$out/small" --agents independent shallow:3

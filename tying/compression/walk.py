@@ -14,16 +14,16 @@ instead of 1,218. Activations are kept least-recently-used, up to a bound of mem
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tying.binding.sharing import common_names
+from tying.compression.calls import Answer, answering, instead, record
 from tying.compression.deltas import DeltaWeights
 from tying.compression.sources import Sources
 from tying.errors import InputError
@@ -33,72 +33,6 @@ from tying.tasks.base import Batch, Task
 # Of the loss, between the model as it is and its blocks one by one: float32 sums in the same order differ by nothing.
 _TOLERANCE = 1e-5
 _Label = tuple[int | None, ...]  # of a position: whose weights each part runs, None where it is removed
-
-
-class _Call(NamedTuple):
-    """How a model called a block: all but the activations."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    keyword: str | None  # of the activations; None where they are the first argument
-    rest: tuple[Any, ...] | None  # what the block returned beside the activations; None where these are all
-
-    @classmethod
-    def noted(cls, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple["_Call", Tensor]:
-        """Return a call as a forward hook sees it, and the activations that went in."""
-        keyword = None if args else next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-        hidden = args[0] if keyword is None else kwargs[keyword]
-        others = {name: value for name, value in kwargs.items() if name != keyword}
-        return cls(args[1:], others, keyword, output[1:] if isinstance(output, tuple) else None), hidden
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        """What the block got beside the activations."""
-        return (*self.args, *self.kwargs.values())
-
-    def run(self, block: nn.Module, weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
-        """Run the block on other activations and with other weights: (B, T, C) -> (B, T, C)."""
-        args = (hidden, *self.args) if self.keyword is None else self.args
-        kwargs = self.kwargs if self.keyword is None else {**self.kwargs, self.keyword: hidden}
-        output = functional_call(block, weights, args, kwargs, tie_weights=False)
-        found: Tensor = output if self.rest is None else output[0]
-        return found
-
-    def answer(self, hidden: Tensor) -> Any:
-        """Return what the block returned, with other activations."""
-        return hidden if self.rest is None else (hidden, *self.rest)
-
-
-class _Recorded(NamedTuple):
-    """A batch, how the model called its blocks on it, the activations before them, and the number of predictions."""
-
-    batch: Batch
-    calls: list[_Call]
-    start: Tensor
-    size: int
-
-
-class _Answer(NamedTuple):
-    """What a module answered last, with which weights, and to which tensors."""
-
-    weights: tuple[int | None, bool]  # whose, and whether with a delta
-    given: list[Tensor]
-    output: Any
-    versions: list[int]  # of all these tensors: others may write into them
-
-    @classmethod
-    def to(cls, weights: tuple[int | None, bool], given: list[Tensor], output: Any) -> "_Answer":
-        return cls(weights, given, output, cls._versions(given, output))
-
-    @staticmethod
-    def _versions(given: list[Tensor], output: Any) -> list[int]:
-        return [tensor._version for tensor in (*given, *([output] if isinstance(output, Tensor) else _inside((output,))))]
-
-    def holds(self, weights: tuple[int | None, bool], given: list[Tensor]) -> bool:
-        """Return whether it would answer the same."""
-        untouched = self.versions == self._versions(self.given, self.output)
-        same = weights == self.weights and len(given) == len(self.given)
-        return untouched and same and all(map(torch.equal, given, self.given))
 
 
 class BlockWalk:
@@ -145,11 +79,11 @@ class BlockWalk:
         ]
         self._deltas = [DeltaWeights(self._blocks, part, delta_rank, memory) for part in names] if delta_rank else []
         self._home = _home(names) if len(names) > 1 else None
-        self._last: dict[tuple[int, int], _Answer] = {}
+        self._last: dict[tuple[int, int], Answer] = {}
         self._memory = memory
         self._kept: OrderedDict[tuple[int, tuple[_Label, ...]], Tensor] = OrderedDict()
         with _evaluating(model):
-            self._recorded = [self._record(batch) for batch in batches]
+            self._recorded = [record(task, model, batch) for batch in batches]
             plain = [float(task.loss(model, recorded.batch)) for recorded in self._recorded]
         check = getattr(getattr(model, "config", None), "check_apart", None)
         if check is not None:
@@ -239,7 +173,7 @@ class BlockWalk:
     def _loss(self, number: int, labels: tuple[_Label, ...]) -> float:
         recorded = self._recorded[number]
         path = list(self._path(number, labels))
-        with _answering(self._blocks, [call.answer(hidden) for call, hidden in zip(recorded.calls, path, strict=True)]):
+        with answering(self._blocks, [call.answer(hidden) for call, hidden in zip(recorded.calls, path, strict=True)]):
             return float(self.task.loss(self.model, recorded.batch))
 
     def _path(self, number: int, labels: tuple[_Label, ...]) -> Iterator[Tensor]:
@@ -271,10 +205,10 @@ class BlockWalk:
             given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             last = self._last.get((number, layer))
             if last is None or not last.holds(weights, given):
-                last = self._last[number, layer] = _Answer.to(weights, given, own(*args, **kwargs))
+                last = self._last[number, layer] = Answer.to(weights, given, own(*args, **kwargs))
             return last.output
 
-        with _instead([module], [forward]):
+        with instead([module], [forward]):
             yield
 
     def _keep(self, key: tuple[int, tuple[_Label, ...]], hidden: Tensor) -> None:
@@ -287,43 +221,10 @@ class BlockWalk:
         sizes = [recorded.size for recorded in self._recorded]
         return sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
 
-    def _record(self, batch: Batch) -> _Recorded:
-        noted: list[tuple[nn.Module, _Call, Tensor]] = []
-
-        def note(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            noted.append((block, *_Call.noted(args, kwargs, output)))
-
-        handles = [block.register_forward_hook(note, with_kwargs=True) for block in self._blocks]
-        try:
-            self.task.loss(self.model, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if any(
-            hasattr(value, "update") and hasattr(value, "get_seq_length") for _, call, _ in noted for value in call.values
-        ):
-            raise InputError(
-                f"{type(self.model).__name__}: it fills a cache of keys and values; the task's loss is without"
-            )
-        returned = {id(part) for _, call, _ in noted for part in _inside(call.rest or ())}
-        if returned & {id(part) for _, call, _ in noted for part in _inside(call.values)}:
-            raise InputError(
-                f"{type(self.model).__name__}: its blocks read keys, values or maps of other blocks (model.kv_sharing, "
-                "model.attention_sharing), which change with those blocks: it cannot be run block by block"
-            )
-        if [block for block, _, _ in noted] != self._blocks:
-            raise InputError(f"{type(self.model).__name__}: its blocks are not run once each, in their order")
-        return _Recorded(batch, [call for _, call, _ in noted], noted[0][2], self.task.size(batch))
-
 
 def _tied(labels: Sequence[_Label], layer: int, part: int) -> bool:
     """Return whether a position before has the same source: it is the root of the group, in front of this one."""
     return labels[layer][part] is not None and any(label[part] == labels[layer][part] for label in labels[:layer])
-
-
-def _inside(values: Iterable[Any]) -> list[Tensor]:
-    """Return the tensors in the tuples among values."""
-    return [part for value in values if isinstance(value, tuple) for part in value if isinstance(part, Tensor)]
 
 
 @contextmanager
@@ -345,24 +246,3 @@ def _home(names: Sequence[Sequence[str]]) -> str | None:
     path = ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, zip(*paths, strict=False)))
     mixed = any(name.startswith(f"{path}.") for part in names[1:] for name in part)
     return path if path and not mixed else None
-
-
-def _answering(blocks: Sequence[nn.Module], outputs: Sequence[Any]) -> AbstractContextManager[None]:
-    """Let blocks return given outputs, whatever they are called with."""
-    return _instead(blocks, [lambda *args, _output=output, **kwargs: _output for output in outputs])
-
-
-@contextmanager
-def _instead(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Let modules compute something else."""
-    before = [vars(module).get("forward") for module in modules]
-    for module, forward in zip(modules, forwards, strict=True):
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, own in zip(modules, before, strict=True):
-            if own is None:
-                del module.forward
-            else:
-                module.forward = own
