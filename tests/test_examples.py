@@ -118,9 +118,15 @@ def test_the_page_of_measurements_gives_the_figures_that_were_measured() -> None
     figures = json.loads((ROOT / "docs/data/bench-2-cores.json").read_text(encoding="utf-8"))["figures"]
     text = (ROOT / "docs/proofs.md").read_text(encoding="utf-8")
     table = text[text.index("experiments.bench --out") : text.index("In fp32 matrix products")]
-    forms = {"tokens/s": "{:,.0f}", "share of time": "{:.1%}", "recompilations": "{:.0f}", "allocated by a tie": "{:.0f}"}
+    forms = {
+        "tokens/s": "{:,.0f}",
+        "tokens per second": "{:,.0f}",
+        "share of time": "{:.1%}",
+        "recompilations": "{:.0f}",
+        "allocated by a tie": "{:.0f}",
+    }
     forms |= {"microseconds": "{:.0f}", "what falls": "{:.2f}", "memory of a process": "{:.2f}", "a batch of": "x {:.0f}"}
-    forms |= {"instant environments": "{:,.0f}"}
+    forms |= {"instant environments": "{:,.0f}", "share of the peak": "{:.0%}"}
     for what, value in figures.items():
         form = next((form for part, form in forms.items() if part in what), "{:.3f}")
         assert form.format(value).replace("%", " %") in table, what
