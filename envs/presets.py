@@ -40,7 +40,7 @@ PRESETS: dict[str, TrainingConfig] = {
         optim=OptimConfig(learning_rate=3e-3, tied_rate=0.5),
         reward=RewardConfig(num_batches=16),
     ),
-    # Depth pays here, in six minutes on one core (docs/results.md).
+    # Depth pays here: six layers end 0.29 nats below three, in six minutes on one core (docs/results.md).
     "p-hop": TrainingConfig(
         task=PHopConfig(),
         model=GPTConfig(num_layers=6, num_heads=4, width=64, context=32, bias=False, positions="rotary", qk_norm=True),

@@ -34,7 +34,7 @@ shorter=(--trainer.iterations 320 --data.max-chars 390000)
 compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}"
 compare stdlib_limited --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}" --data.train-chars 33000
 # Where depth pays: a task in which steps follow one another, and text at the size of the main job.
-python -m experiments.compare --preset p-hop --seeds SEEDS --clock cpu --out "$out/p_hop" --agents independent shallow:3 sequence:3
+python -m experiments.compare --preset p-hop --seeds 5 --clock cpu --out "$out/p_hop" --agents independent shallow:3 sequence:3
 python -m experiments.compare --preset p-hop --seeds 1 --clock cpu --out "$out/p_hop_learned" --agents independent shallow:3 shallow:2 \
     --model.positions learned --model.qk-norm false --trainer.iterations 1200 --optim.learning-rate 4e-3 --env.decision-interval 30
 python -m experiments.compare --preset small --seeds 3 --clock cpu --out "$out/small" --agents independent shallow:3
