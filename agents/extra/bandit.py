@@ -118,7 +118,7 @@ class ThompsonAgent(Agent):
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
-        refuse_ranks(env, type(self).__name__)
+        refuse_ranks(env, type(self).__name__.removesuffix("Agent").lower())
         self._generator = np.random.default_rng(seed)
         self._worth = Worth(self.num_layers, self.config.prior_std)
         self._baseline = Baseline(self.config.weight)
