@@ -9,8 +9,8 @@ from typing import Any
 def isolated() -> Iterator[None]:
     """Let a block compute with gradients, in float32 and on the CPU unless it says otherwise; also a decorator.
 
-    Inference mode, no_grad, autocast, default dtype and device, and the deterministic algorithms (which are other
-    algorithms) of the caller are put aside, and are back afterwards.
+    Inference mode, no_grad, autocast, default dtype and device, products of float32 that are rounded, and the deterministic
+    algorithms (which are other algorithms) of the caller are put aside, and are back afterwards.
     """
     with ExitStack() as stack:
         for change in _changes():
@@ -34,6 +34,28 @@ def _changes() -> Iterator[AbstractContextManager[Any]]:
         yield torch.device("cpu")
     if torch.are_deterministic_algorithms_enabled():
         yield _any_algorithm()
+    for device in ("cuda", "mkldnn"):
+        if getattr(torch.backends, device).matmul.fp32_precision not in ("none", "ieee"):
+            yield float32_products("ieee", device)
+
+
+@contextmanager
+def float32_products(precision: str, device: str = "cuda") -> Iterator[None]:
+    """Let a block compute matrix products of float32 in a precision.
+
+    Args:
+        precision: "ieee": of float32; "tf32": of operands that are rounded to 19 bits.
+        device: As in `torch.backends`.
+    """
+    import torch
+
+    products = getattr(torch.backends, device).matmul
+    before = products.fp32_precision
+    products.fp32_precision = precision
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from tying.files import digest, replacing, write_checksums
 from tying.hf.bind import untied
 from tying.hf.task import Pretrained
 from tying.models.base import num_params
-from tying.tasks.base import Task
+from tying.tasks.base import Task, on_device
 from tying.training import checkpoint
+from tying.training.device import find_device
 from tying.training.trainer import Trainer
 
 
@@ -35,7 +36,7 @@ class Subject:
     Attributes:
         task: Its loss and data.
         objective: The task whose loss is asked for and healed: the same, or one that compares with the original.
-        model: It; every layer has weights of its own.
+        model: It, on the device of trainer.device; every layer has weights of its own.
         compression: How it is compressed.
     """
 
@@ -60,7 +61,7 @@ class Subject:
             task.require()
             run = load_run(name, compression.flags.trust) if compression.kind == "run" else None
             model = task.build_model(config.run.seed) if run is None else run.model
-        model = untied(model).eval()
+        model = untied(model).eval().to(find_device(config.trainer.device))
         objective = Divergence(task, model) if compression.flags.objective == "kl" else task
         return cls(task, objective, model, compression)
 
@@ -134,8 +135,8 @@ class Subject:
         batch_size, count = self.compression.config.trainer.batch_size, self.compression.flags.test_batches
         trainer.model.eval()
         many = {split: self.task.evaluation_batches(split, batch_size, count) for split in names}
-        on_device = {s: (tuple(t.to(trainer.device) for t in batch) for batch in batches) for s, batches in many.items()}
-        return {name: self.task.metrics(trainer.model, on_device[split])["loss"] for split, name in names.items()}
+        there = {split: (on_device(batch, trainer.device) for batch in batches) for split, batches in many.items()}
+        return {name: self.task.metrics(trainer.model, there[split])["loss"] for split, name in names.items()}
 
 
 def _save_weights(trainer: Trainer, folder: Path) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple, Self
 
+from tying.models.config import GPTConfig
+
 
 class Figure(NamedTuple):
     """A measurement.
@@ -49,19 +51,38 @@ class Figure(NamedTuple):
         return self.aim if self.reached is None else f"{self.aim}  {'reached' if self.reached else 'MISSED'}"
 
 
-def interleaved(runs: Mapping[str, Callable[[int], object]], repeats: int, iterations: int) -> dict[str, list[float]]:
-    """Return processor seconds per repeat; in every repeat each candidate has its turn, so a drift is fair to all."""
+def interleaved(
+    runs: Mapping[str, Callable[[int], object]],
+    repeats: int,
+    iterations: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    """Return seconds per repeat; in every repeat each candidate has its turn, so a drift is fair to all.
+
+    Args:
+        runs: Candidates by name: what does so many iterations.
+        repeats: Turns of each, after one of 3 iterations that warms up.
+        iterations: Of a turn.
+        clock: Seconds so far; those of this process, unless the work is elsewhere.
+    """
     for run in runs.values():
         run(3)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            start = time.process_time()
+            start = clock()
             run(iterations)
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], name: str, base: str) -> list[float]:
     """Return how many times as fast as another a candidate was, in every repeat."""
     return [b / a for a, b in zip(seconds[name], seconds[base], strict=True)]
+
+
+def flops(model: GPTConfig, vocab_size: int) -> int:
+    """Return the floating-point operations of matrix products and attention in an iteration, of one sequence."""
+    per_token = model.num_layers * 12 * model.width**2 + model.width * vocab_size
+    attention = model.num_layers * 2 * model.context * model.width
+    return 6 * model.context * (per_token + attention)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tying.models.config import GPTConfig
+from tying.tasks.base import on_device
 from tying.training.config import OptimConfig
 from tying.training.memory import keep_freed_memory
 from tying.training.optim import learning_rate
@@ -51,17 +52,26 @@ class ReferenceGPT(nn.Module):
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the loss, nats per token: (B, T), (B, T) int64 -> scalar."""
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
             x = block(x)
         logits = self.head(self.norm(x))
         return F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
 
 
-def loop(task: Any, config: GPTConfig, optim: OptimConfig, batch_size: int, precision: str) -> Callable[[int], object]:
+def loop(
+    task: Any,
+    config: GPTConfig,
+    optim: OptimConfig,
+    batch_size: int,
+    precision: str,
+    device: str = "cpu",
+    compiled: bool = False,
+) -> Callable[[int], object]:
     """Return a function that trains the reference for so many iterations, on the batches of a task."""
     keep_freed_memory()
-    model = ReferenceGPT(config, task.data.vocab_size)
+    model = ReferenceGPT(config, task.data.vocab_size).to(device)
+    run_model: Callable[[Tensor, Tensor], Tensor] = torch.compile(model) if compiled else model
     groups = [
         {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": optim.weight_decay},
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
@@ -70,7 +80,7 @@ def loop(task: Any, config: GPTConfig, optim: OptimConfig, batch_size: int, prec
     done = 0
 
     def autocast() -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+        return torch.autocast(device, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
     def run(iterations: int) -> None:
         nonlocal done
@@ -78,7 +88,7 @@ def loop(task: Any, config: GPTConfig, optim: OptimConfig, batch_size: int, prec
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(optim, done, 10**6)
             with autocast():
-                loss = model(*task.batch(0, done, batch_size))
+                loss = run_model(*on_device(task.batch(0, done, batch_size), torch.device(device)))
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
             optimizer.step()

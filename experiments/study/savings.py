@@ -23,7 +23,7 @@ from torch import nn
 import envs  # noqa: F401 (registers the environments)
 from envs.presets import PRESETS
 from experiments.study import reference
-from experiments.study.figure import Figure, interleaved, ratios
+from experiments.study.figure import Figure, flops, interleaved, ratios
 from tying import Pointers, Trainer, strategies, tasks
 from tying.config import override
 from tying.models.base import Model
@@ -65,16 +65,9 @@ def against_reference(repeats: int, iterations: int) -> Iterator[Figure]:
         gains = ratios(seconds, "bf16 as they are", "fp32 as they are")
         aim = 1.4 if model.width < 256 else 1.6
         yield Figure.of(f"{name}, bf16 / fp32", gains, "x{:.3f}", f">= {aim}", aim)
-        flops = _flops(model, task.data.vocab_size) * _SMALL.trainer.batch_size * iterations
-        share = flops / median(seconds["fp32 with chunked_loss"]) / _peak()
+        operations = flops(model, task.data.vocab_size) * _SMALL.trainer.batch_size * iterations
+        share = operations / median(seconds["fp32 with chunked_loss"]) / _peak()
         yield Figure(f"{name}, fp32: share of the peak of matrix products", share, "{:.0%}")
-
-
-def _flops(model: GPTConfig, vocab_size: int) -> int:
-    """Return the floating-point operations of matrix products and attention in an iteration, of one sequence."""
-    per_token = model.num_layers * 12 * model.width**2 + model.width * vocab_size
-    attention = model.num_layers * 2 * model.context * model.width
-    return 6 * model.context * (per_token + attention)
 
 
 def _peak(size: int = 2048, repeats: int = 5) -> float:

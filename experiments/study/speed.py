@@ -49,7 +49,7 @@ def sections(repeats: int, iterations: int, job_iterations: int) -> dict[str, Ca
         "rebinding 48 layers": _rebinding,
         "compiled blocks": lambda: _recompilation(task),
         "memory of training": lambda: _memory(task),
-        "share of time that is not training": lambda: _overhead(job_iterations),
+        "share of time that is not training": lambda: overhead(job_iterations, "cpu"),
         "decisions of surrogate": _decisions,
         "against a reference loop": lambda: savings.against_reference(repeats, max(1, iterations // 5)),
         "a rebind of the trainer, 48 layers": savings.rebinding,
@@ -60,10 +60,11 @@ def sections(repeats: int, iterations: int, job_iterations: int) -> dict[str, Ca
     }
 
 
-def machine() -> str:
-    """Return processor, cores, threads and torch in words."""
+def machine(device: str) -> str:
+    """Return device, processor, cores, threads and torch in words."""
     threads = torch.get_num_threads()
-    return f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+    host = f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+    return f"{torch.cuda.get_device_name()}, {host}" if device == "cuda" else host
 
 
 def _trainer(task: Any, pattern: str, **changes: Any) -> Trainer:
@@ -190,10 +191,10 @@ def _seconds_each(agent: Any, before: int, timed: int) -> float:
     return (ends[-1] - ends[before - 1]) / timed
 
 
-def _overhead(iterations: int) -> Iterator[Figure]:
+def overhead(iterations: int, device: str) -> Iterator[Figure]:
     """Run the default job, shorter, and read the times in its summary."""
     with tempfile.TemporaryDirectory() as folder:
-        job = Job.new(resolve({"trainer.iterations": iterations, "trainer.device": "cpu"}), Path(folder) / "run", ())
+        job = Job.new(resolve({"trainer.iterations": iterations, "trainer.device": device}), Path(folder) / "run", ())
         job.run(make_console(file=io.StringIO()))
         summary = job.directory.read_summary()
     whole = summary["train_s"] + summary["evaluate_s"] + summary["decision_s"]

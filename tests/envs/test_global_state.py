@@ -11,6 +11,7 @@ import torch
 
 import agents
 import envs  # noqa: F401 (registers the environments)
+from tying.isolation import isolated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,6 +43,15 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+@contextmanager
+def rounded() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 MODES: dict[str, Callable[[], Any]] = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
@@ -50,6 +60,7 @@ MODES: dict[str, Callable[[], Any]] = {
     "meta": device,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "deterministic": deterministic,
+    "rounded products": rounded,
 }
 
 
@@ -63,6 +74,7 @@ def state() -> tuple[Any, ...]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
     )
 
 
@@ -98,6 +110,16 @@ def test_an_environment_gives_the_same_record_in_every_mode(text: str, mode: str
         before = state()
         assert played(text) == expected
         assert state() == before
+
+
+@pytest.mark.parametrize("device", ["cuda", "mkldnn"])
+def test_products_are_those_of_float32(device: str) -> None:
+    matmul = getattr(torch.backends, device).matmul
+    with rounded():
+        before = matmul.fp32_precision
+        with isolated():
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == before != "ieee"
 
 
 def learned(name: str) -> list[Any]:

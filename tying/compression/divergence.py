@@ -4,19 +4,15 @@ Shapes: B batch, T tokens, V vocabulary.
 """
 
 import copy
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from tying.compression.task_over import TaskOver
 from tying.errors import InputError
 from tying.tasks.base import Batch, Task
 from tying.tasks.causal_lm import CausalLM
-
-_MOST_KEPT = 2**28  # bytes of the original's predictions
+from tying.tasks.remembered import Remembered
 
 
 class Divergence(TaskOver):
@@ -37,23 +33,13 @@ class Divergence(TaskOver):
         if not isinstance(task, CausalLM):
             raise InputError("--objective kl: it is for causal language models; others have --objective loss")
         self.task: CausalLM = task
-        self._original = copy.deepcopy(original).eval()
-        self._kept: Any = WeakTensorKeyDictionary()  # of batches that are asked again
+        # The original's log-probabilities: (B, T) int64 -> (B, T, V).
+        self._wanted = Remembered(
+            copy.deepcopy(original), lambda model, tokens: self.task.logits(model, tokens).log_softmax(-1)
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """See the class."""
         wanted = self._wanted(batch[0]).flatten(0, 1)
         found = self.task.logits(model, batch[0]).flatten(0, 1).log_softmax(-1)
         return F.kl_div(found, wanted, reduction="batchmean", log_target=True)
-
-    @torch.no_grad()
-    def _wanted(self, tokens: Tensor) -> Tensor:
-        """Return the original's log-probabilities: (B, T) int64 -> (B, T, V)."""
-        if tokens not in self._kept:
-            wanted = self.task.logits(self._original.to(tokens.device), tokens).log_softmax(-1)
-            kept = sum(value.numel() * value.element_size() for value in self._kept.values())
-            if kept + wanted.numel() * wanted.element_size() > _MOST_KEPT:
-                return wanted
-            self._kept[tokens] = wanted
-        found: Tensor = self._kept[tokens]
-        return found

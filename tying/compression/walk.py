@@ -28,7 +28,7 @@ from tying.compression.deltas import DeltaWeights
 from tying.compression.sources import Sources
 from tying.errors import InputError
 from tying.isolation import isolated
-from tying.tasks.base import Batch, Task
+from tying.tasks.base import Batch, Task, on_device
 
 # Of the loss, between the model as it is and its blocks one by one: float32 sums in the same order differ by nothing.
 _TOLERANCE = 1e-5
@@ -43,7 +43,7 @@ class BlockWalk:
 
     Args:
         task: Its loss.
-        model: A trained model of the task, not bound; in evaluation mode while it is asked.
+        model: A trained model of the task, not bound; in evaluation mode while it is asked, on its own device.
         batches: The fixed batches of all questions.
         share: The parameters that follow the sources; see LayerBinding. Several: parts that have nothing in common.
         norms: "shared" or "private".
@@ -83,7 +83,8 @@ class BlockWalk:
         self._memory = memory
         self._kept: OrderedDict[tuple[int, tuple[_Label, ...]], Tensor] = OrderedDict()
         with _evaluating(model):
-            self._recorded = [record(task, model, batch) for batch in batches]
+            device = next(model.parameters()).device
+            self._recorded = [record(task, model, on_device(batch, device)) for batch in batches]
             plain = [float(task.loss(model, recorded.batch)) for recorded in self._recorded]
         check = getattr(getattr(model, "config", None), "check_apart", None)
         if check is not None:

@@ -17,6 +17,13 @@ from tying.training.record import perplexity
 Batch = tuple[Tensor, ...]
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch on a device; the host does not wait for a CUDA device to have it."""
+    if device.type == "cuda":
+        return tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in batch)
+    return tuple(tensor.to(device) for tensor in batch)
+
+
 class Task(ABC):
     """A model, its data, its loss and its metrics. Agents are rewarded on `reward`, results are reported on `test`.
 

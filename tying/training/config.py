@@ -16,8 +16,9 @@ class TrainerConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting(
         "where to train; auto takes cuda, then mps, then cpu", default="auto"
     )
-    precision: Literal["fp32", "bf16"] = setting(
-        "bf16 runs matrix products in bfloat16; weights stay float32", default="fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = setting(
+        "of matrix products: tf32 rounds float32 to 19 bits (cuda alone), bf16 is bfloat16; weights stay float32",
+        default="fp32",
     )
     compile: bool = setting("compile the blocks (one graph serves all layers and survives rebinding)", default=False)
     recompute: bool = setting("keep only block inputs for the backward pass and recompute the rest", default=False)

@@ -25,7 +25,7 @@ def require_device(name: str, flag: str = "trainer.device") -> None:
     """
     missing = {"mps": sys.platform != "darwin", "cuda": not (_has_driver() or Path("/dev/kfd").exists())}
     if missing.get(name, False):
-        raise InputError(f"{flag} = {name!r}: this machine does not have it; try auto or cpu")
+        raise InputError(f"{flag} = {name!r}: this machine does not have it; cpu is always there")
 
 
 def _has_driver() -> bool:

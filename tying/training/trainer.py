@@ -8,8 +8,8 @@ trainer.evaluate("reward")
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from tying.binding import Deltas, LayerBinding
 from tying.binding.sharing import spare_parameters
 from tying.errors import DivergenceError, InputError
-from tying.isolation import isolated
+from tying.isolation import float32_products, isolated
 from tying.models.base import num_params
 from tying.pointers import Pointers
 from tying.seeding import derive_seed, global_generators_kept, seed_device
-from tying.tasks.base import Batch, Task
+from tying.tasks.base import Batch, Task, on_device
 from tying.training.attention import Float32Attention
 from tying.training.compiling import compile_blocks
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
@@ -94,9 +94,12 @@ class Trainer:
         self.seed = seed
         self.ranks = ranks
         self.device = ranks.device(find_device(config.device))
+        if config.precision == "tf32" and self.device.type != "cuda":
+            raise InputError(f"trainer.precision = 'tf32': {self.device.type} has none; allowed are fp32 and bf16")
         if self.device.type == "cpu":
             keep_freed_memory()
         self.iteration = 0
+        self._ahead: tuple[int, Batch, Sequence[float]] | None = None  # the next batch, made early
         self.model = self._build_model(binding, pointers)
         if config.recompute:
             task.recompute(self.model)
@@ -193,7 +196,7 @@ class Trainer:
         """
         done = []
         self.model.train()
-        with global_generators_kept(self.device):
+        with global_generators_kept(self.device), self._products():
             for _ in range(num_iterations):
                 done.append(self._iterate())
                 if on_iteration is not None:
@@ -224,13 +227,14 @@ class Trainer:
         start = time.perf_counter()
         rate = learning_rate(self.optim, self.iteration, self.config.iterations)
         parts = self.config.micro_batches
-        whole = self.task.batch(self.seed, self.iteration, self.config.batch_size)
-        batch, divisors = self.ranks.share(whole, parts, self.task.size)
+        number, batch, divisors = self._ahead or (-1, (), ())
+        if number != self.iteration:
+            batch, divisors = self._batch(self.iteration)
         seed_device(self.device, derive_seed(self.seed, self.ranks.purpose("dropout"), self.iteration))
         # Gradients are dropped here and not after the step, so that statistics can be taken between two iterations.
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        for divisor, *piece in zip(divisors, *(tensor.to(self.device).chunk(parts) for tensor in batch), strict=True):
+        for divisor, *piece in zip(divisors, *(tensor.chunk(parts) for tensor in batch), strict=True):
             with self._autocast():
                 part = self.task.loss(self.model, tuple(piece)) / divisor
             part.backward()
@@ -238,6 +242,8 @@ class Trainer:
         self.ranks.add_up(loss, self._parameters)
         max_norm = self.optim.clip_norm or math.inf
         clipped = nn.utils.clip_grad_norm_(self._parameters, max_norm)
+        if self.device.type == "cuda":  # which computes meanwhile
+            self._ahead = self.iteration + 1, *self._batch(self.iteration + 1)
         mean_loss, norm = torch.stack([loss, clipped]).tolist()  # together: on a GPU every read is a wait
         if not (math.isfinite(mean_loss) and math.isfinite(norm)):
             raise DivergenceError(
@@ -249,6 +255,12 @@ class Trainer:
         self.optimizer.step()
         self.iteration += 1
         return Iteration(self.iteration, mean_loss, norm, rate, time.perf_counter() - start)
+
+    def _batch(self, number: int) -> tuple[Batch, Sequence[float]]:
+        """Return this rank's part of a training batch, and the divisors of the losses of its parts."""
+        whole = self.task.batch(self.seed, number, self.config.batch_size)
+        batch, divisors = self.ranks.share(whole, self.config.micro_batches, self.task.size)
+        return on_device(batch, self.device), divisors
 
     @isolated()
     @torch.no_grad()
@@ -264,8 +276,8 @@ class Trainer:
         """
         self.model.eval()
         batches = self.task.evaluation_batches(split, self.config.batch_size, num_batches)
-        with self._autocast():
-            metrics = self.task.metrics(self.model, (self._on_device(batch) for batch in batches))
+        with self._autocast(), self._products():
+            metrics = self.task.metrics(self.model, (on_device(batch, self.device) for batch in batches))
         if not math.isfinite(metrics["loss"]):
             raise DivergenceError(
                 f"after iteration {self.iteration}: loss {metrics['loss']} on the {split} split; {self._advice}"
@@ -282,14 +294,14 @@ class Trainer:
         self.model.eval()
         batch = self.task.batch(self.seed, self.iteration, self.config.batch_size)
         with self._autocast():
-            return self.task.loss(self.model, self._on_device(tuple(tensor[:num_sequences] for tensor in batch)))
+            return self.task.loss(self.model, on_device(tuple(tensor[:num_sequences] for tensor in batch), self.device))
 
-    def _on_device(self, batch: Batch) -> Batch:
-        return tuple(tensor.to(self.device) for tensor in batch)
+    def _products(self) -> AbstractContextManager[None]:
+        return float32_products("tf32") if self.config.precision == "tf32" else nullcontext()
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
-        if self.config.precision == "fp32":
+        if self.config.precision != "bf16":
             yield
             return
         # A mode reaches neither compiled blocks, which are traced once, nor those that the backward pass computes again.

@@ -1,6 +1,5 @@
 """Divergence: the KL divergence from an original, by brute force, in questions and in healing."""
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,22 +51,6 @@ def test_questions_are_answered_with_the_sum_over_the_vocabulary(task: CausalLM,
     expected = by_hand(task, model, Sources.parse(text), batches)
     assert expected > 1e-3
     assert walk.loss(Sources.parse(text)) == pytest.approx(expected, rel=1e-10)
-
-
-def test_predictions_are_kept_as_long_as_their_batch(task: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batches = make_model(task).eval(), list(task.evaluation_batches("reward", 4, 2))
-    divergence = Divergence(task, model)
-    walk = BlockWalk(divergence, model, batches)
-    losses = [walk.loss(Sources.parse(text)) for text in ("0 0 2 3", "0 - 2 2")]
-    assert len(divergence._kept) == 2
-    monkeypatch.setattr("tying.compression.divergence._MOST_KEPT", 0)
-    forgetful = Divergence(task, model)
-    again = BlockWalk(forgetful, model, batches)
-    assert [again.loss(Sources.parse(text)) for text in ("0 0 2 3", "0 - 2 2")] == losses
-    assert len(forgetful._kept) == 0
-    del walk, again, batches
-    gc.collect()
-    assert len(divergence._kept) == 0
 
 
 def test_healing_lowers_it(task: CausalLM) -> None:

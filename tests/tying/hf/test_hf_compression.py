@@ -17,6 +17,7 @@ from tying.compression import BlockWalk, Sources
 from tying.compression.healing import Healing
 from tying.data.corpora import DataConfig
 from tying.hf.config import HFConfig, HFTaskConfig
+from tying.hf.embedding import embed
 from tying.hf.task import Pretrained, make
 from tying.training.config import BindingConfig, TrainerConfig
 
@@ -127,7 +128,7 @@ def test_the_original_keeps_its_own_embeddings(root: Path) -> None:
         with torch.no_grad():
             assert float(task.loss(model, batch)) == pytest.approx(0, abs=1e-6)
             assert 0 < float(task.loss(perturbed(task), batch)) <= 2
-        assert batch[1].norm(dim=-1) == pytest.approx(torch.ones(4))
+            assert embed(model, batch[0]).norm(dim=-1) == pytest.approx(torch.ones(4))
     first, again = task.batch(3, 1, 4), task.batch(3, 1, 4)
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert task.uninformed_loss == 1.0
