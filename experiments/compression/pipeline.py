@@ -153,7 +153,8 @@ class _Work:
         healed = {name: self._healed(name, sources) for name, sources in {**listed, **rivals}.items()}
         chosen = min(healed.values(), key=lambda candidate: float(np.mean(candidate.healed_reward)))
         with self.bars.bar(f"{num_sets} sets: rules on the test split"):
-            rules = [Candidate(name, s, self.test(s)) for name, s in found.rules.items() if name not in rivals]
+            by_rule = {**found.rules, **found.informed}
+            rules = [Candidate(name, s, self.test(s)) for name, s in by_rule.items() if name not in rivals]
         first = num_sets == self.sizes[0]
         whole = self.healings.saved(chosen.sources, "model" if first else f"model-{num_sets}")
         others = [healed[name] for name in healed if name in rivals or healed[name].sources != chosen.sources]
@@ -164,7 +165,7 @@ class _Work:
         """Return the best tying, the best removal, and the best rule of each kind, or all rules; by the reward split."""
         rivals = {"best tying": found.tied[0], "best removal": found.removed[0]} if self.flags.removing else {}
         if self.flags.heal_rules:
-            return rivals | found.rules
+            return rivals | found.rules | found.informed
         for removing in (False, True):
             rules = {name: sources for name, sources in found.rules.items() if (None in sources) == removing}
             if rules:

@@ -2,7 +2,8 @@
 
 Up to EXHAUSTIVE_LAYERS layers every pattern is asked. Beyond, the loss of every single change (position i runs layer d, or
 is removed) is asked, L^2 questions, and patterns are ranked by the sum of their changes; the first of that ranking and all
-rules are asked, and local search begins from the best of them. What is asked is in `Questions`, in its order.
+rules (fixed, and `tying.compression.informed`) are asked, and local search begins from the best of them. What is asked is
+in `Questions`, in its order.
 """
 
 import heapq
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tying.compression import rules
+from tying.compression import informed, rules
 from tying.compression.sources import Sources, in_order
 from tying.compression.walk import BlockWalk
 from tying.pointers import Pointers
@@ -72,6 +73,7 @@ class Found:
         tied: Of patterns that remove no layer.
         removed: Of patterns that remove layers and tie none.
         rules: Name to sources of the fixed rules.
+        informed: The same of the rules that look at the model.
         median: The median loss of all patterns of this size that were asked.
     """
 
@@ -79,6 +81,7 @@ class Found:
     tied: list[Sources]
     removed: list[Sources]
     rules: dict[str, Sources]
+    informed: dict[str, Sources]
     median: float
 
 
@@ -89,13 +92,15 @@ def search(ask: Questions, num_sets: int, removing: bool = True, patterns: Itera
         ask: The questions.
         num_sets: K, 1 to L - 1.
         removing: Whether layers may be removed.
-        patterns: Where to look beside the rules; None: the default search.
+        patterns: Where to look beside the fixed rules; None: the default search.
     """
     num_layers = ask.walk.num_layers
     by_rule = {**rules.tyings(num_layers, num_sets), **(rules.removals(num_layers, num_sets) if removing else {})}
+    by_model = informed.rules(ask, num_sets, removing) if patterns is None else {}
+    named = {*by_rule.values(), *by_model.values()}
     if patterns is None:
-        patterns = _measured(ask, num_sets, list(by_rule.values()), removing)
-    ranked = ask.best({*patterns, *by_rule.values()})
+        patterns = _measured(ask, num_sets, named, removing)
+    ranked = ask.best({*patterns, *named})
     # With other donors, the order changes: the first few are asked with all of them.
     first = [*ranked[:_RANKED], *[sources for sources in ranked if None not in sources][:1]]
     ranked = ask.best({*ranked, *(best_donors(ask, sources) for sources in first)})
@@ -104,16 +109,17 @@ def search(ask: Questions, num_sets: int, removing: bool = True, patterns: Itera
         [sources for sources in ranked if None not in sources],
         [sources for sources in ranked if sources.num_sets == len(sources.kept)],
         by_rule,
+        by_model,
         float(np.median([ask(sources) for sources in ranked])),
     )
 
 
-def _measured(ask: Questions, num_sets: int, begin: list[Sources], removing: bool) -> list[Sources]:
+def _measured(ask: Questions, num_sets: int, begin: Iterable[Sources], removing: bool) -> list[Sources]:
     """Return the candidates of the default search; `begin` has others that local search may begin from."""
     num_layers = ask.walk.num_layers
     if num_layers <= EXHAUSTIVE_LAYERS:
         return list(every(num_layers, num_sets, removing))
-    found = [*additive(ask, num_sets, _RANKED, removing), *([greedy_removal(ask, num_sets)] if removing else [])]
+    found = additive(ask, num_sets, _RANKED, removing)
     return [*found, *local(ask, ask.best([*found, *begin])[0], num_sets, removing)]
 
 
@@ -122,14 +128,6 @@ def every(num_layers: int, num_sets: int, removing: bool = True) -> Iterator[Sou
     for pointers in Pointers.all(num_layers + removing):
         if pointers.num_unique == num_sets + removing:
             yield Sources.of(pointers, removing)
-
-
-def greedy_removal(ask: Questions, num_sets: int) -> Sources:
-    """Remove layers one by one, each time the one whose loss is least: L + (L - 1) + ... questions."""
-    sources = Sources.original(ask.walk.num_layers)
-    while sources.num_sets > num_sets:
-        sources = ask.best(Sources(None if i == layer else s for i, s in enumerate(sources)) for layer in sources.kept)[0]
-    return sources
 
 
 def best_donors(ask: Callable[[Sources], float], sources: Sources) -> Sources:

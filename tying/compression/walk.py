@@ -112,6 +112,16 @@ class BlockWalk:
         """Parameters of one set of shared weights, all parts together."""
         return sum(self.part_params)
 
+    def weights_of(self, layer: int) -> list[Tensor]:
+        """Return the shared weights of a layer, all parts together."""
+        return [weight for part in self._weights for weight in part[layer].values()]
+
+    def activations(self) -> list[list[Tensor]]:
+        """Return the original's activations on every batch: before the first block and behind each, (B, T, C)."""
+        labels = self._labels(Sources.original(len(self._weights) * self.num_layers))
+        with _evaluating(self.model):
+            return [[recorded.start, *self._path(n, labels)] for n, recorded in enumerate(self._recorded)]
+
     def params(self, sources: Sources) -> int:
         """Return the parameters of all sets of shared weights, and of all deltas, that exist under sources."""
         sets = sum(size * len(set(own) - {None}) for size, own in zip(self.part_params, self._parts(sources), strict=True))

@@ -1,6 +1,7 @@
 """Training on a CUDA device, against the CPU and against itself: run by hand, `-m gpu`, where there is one."""
 
 import copy
+import gc
 import random
 import warnings
 
@@ -79,6 +80,7 @@ def test_a_checkpoint_resumes_bit_by_bit(tmp_path: object) -> None:
     assert played(resumed) == played(whole)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # the compiler uses it itself
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiled_blocks_agree_and_are_compiled_once(precision: str) -> None:
     torch._dynamo.reset()
@@ -96,13 +98,13 @@ def test_compiled_blocks_agree_and_are_compiled_once(precision: str) -> None:
 def test_an_iteration_waits_for_the_device_once() -> None:
     trainer = make("cuda")
     trainer.train(3)
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             trainer.train(10)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     waits = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]
     assert len(waits) == 10, waits
 
@@ -110,14 +112,16 @@ def test_an_iteration_waits_for_the_device_once() -> None:
 def test_ties_give_memory_of_the_device_back() -> None:
     trainer = make("cuda", GPTConfig(num_layers=8, num_heads=2, width=256, context=16))
     trainer.train(1)
+    others = []
     for pattern in ("0 1 2 3 4 5 6 7", "0 0 2 2 4 4 6 6", "0 0 0 0 0 0 0 0", "0 1 2 3 4 5 6 7"):
         trainer.rebind(Pointers.parse(pattern))
         trainer.train(1)
         trainer.optimizer.zero_grad(set_to_none=True)
-        trainer._ahead = None
+        gc.collect()
         live = training_bytes(trainer.model.parameters(), trainer.optimizer)
-        assert live <= torch.cuda.memory_allocated() < live + 2**22
         assert live == pytest.approx(12 * trainer.trainable_params, rel=1e-3)
+        others.append(torch.cuda.memory_allocated() - live)  # of matrix products, and of other tests
+    assert others == pytest.approx([others[0]] * 4, abs=2**20)
 
 
 def test_statistics_of_layers_are_those_of_the_cpu() -> None:
