@@ -43,6 +43,24 @@ def refuse_kind(parameter: object, where: str) -> None:
         raise InputError(f"{where} has no values yet (a lazy module): run one batch before binding")
 
 
+def refuse_by_blocks(blocks: Iterable[nn.Module], names: Sequence[str], gradient: str, delta_rank: int) -> None:
+    """Refuse options under which a block's weights would train wrongly: its own `check_training` says so, if it has one.
+
+    Args:
+        blocks: The blocks.
+        names: Their parameters that follow the pointers.
+        gradient: See LayerBinding.
+        delta_rank: Rank of the deltas.
+
+    Raises:
+        InputError: If a block's check does.
+    """
+    for block in blocks:
+        check = getattr(block, "check_training", None)
+        if check is not None:
+            check(names, gradient, delta_rank)
+
+
 def _note(parent: nn.Module, _: str, __: nn.Module | None) -> None:
     if isinstance(parent, DistributedDataParallel):
         _REDUCERS.add(parent)

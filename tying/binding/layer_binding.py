@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from tying.binding.checks import refuse_hooks, refuse_reducer, refuse_uncopied, refuse_wrappers
+from tying.binding.checks import refuse_by_blocks, refuse_hooks, refuse_reducer, refuse_uncopied, refuse_wrappers
 from tying.binding.deltas import DeltaPlan, Deltas, LayerDeltas
 from tying.binding.hooks import OPEN, bindings_of, divide_gradients, register
 from tying.binding.optimizer_state import Optimizers, Owned
@@ -108,6 +108,7 @@ class LayerBinding:
         scans = [Scan(block) for block in self.blocks]
         refuse_wrappers({kind for scan in scans for kind in scan.classes}, "a block")
         self.shared_names = common_names(self.blocks, [tuple(scan.parameters) for scan in scans], share, norms)
+        refuse_by_blocks(self.blocks, self.shared_names, gradient, deltas.rank)
         single = set.intersection(*(set(scan.parameters) - set(scan.aliases) for scan in scans))
         self.deltas = LayerDeltas(self.blocks, self.shared_names, single, deltas)
         self.slots = Slots(scans, self.shared_names, model, self.deltas.names)

@@ -69,18 +69,14 @@ def makers(options: Mapping[str, str], biases: bool, gains: bool) -> tuple[str, 
     return ()
 
 
-def check_binding(
-    options: Mapping[str, str], makers: tuple[str, ...], share: str, norms: str, gradient: str, delta_rank: int
-) -> None:
-    """Check that all that makes what is read moves with the pointers, and trains as one position's.
+def check_share(options: Mapping[str, str], makers: tuple[str, ...], share: str, norms: str) -> None:
+    """Check that all that makes what is read moves with the pointers.
 
     Args:
         options: As for `makers`.
         makers: What that returns.
-        share: As the others, a field of BindingConfig.
+        share: As `norms`, a field of BindingConfig.
         norms: See there.
-        gradient: See there.
-        delta_rank: See there.
 
     Raises:
         InputError: Naming both settings that do not go together.
@@ -98,10 +94,27 @@ def check_binding(
                 f"{where}: {chosen} leaves {', '.join(missing)} with each layer, which make what tied positions read: "
                 f"allowed are block, attention, {part}"
             )
-        wrong = {
-            f"binding.norms = {norms!r}": norms == "private" and any("norm" in maker for maker in makers),
-            f"binding.gradient = {gradient!r}": gradient == "mean",  # of a sum of one term, since one position uses them
-            f"binding.delta_rank = {delta_rank}": delta_rank > 0,  # a position that reads would not use its delta
-        }
-        for other in (other for other, excluded in wrong.items() if excluded):
-            raise InputError(f"{where} and {other} exclude each other: tied positions read what their root makes")
+        if norms == "private" and any("norm" in maker for maker in makers):
+            raise _excluded(options, f"binding.norms = {norms!r}")
+
+
+def check_training(options: Mapping[str, str], gradient: str, delta_rank: int) -> None:
+    """Check that weights which make what tied positions read train as those of one position.
+
+    Args:
+        options: As for `makers`, one of them "tied".
+        gradient: As `delta_rank`, a field of BindingConfig.
+        delta_rank: See there.
+
+    Raises:
+        InputError: Naming both settings that do not go together.
+    """
+    if gradient == "mean":  # of a sum of one term, since one position uses them
+        raise _excluded(options, f"binding.gradient = {gradient!r}")
+    if delta_rank:  # a position that reads would not use its delta
+        raise _excluded(options, f"binding.delta_rank = {delta_rank}")
+
+
+def _excluded(options: Mapping[str, str], other: str) -> InputError:
+    name = next(name for name, text in options.items() if text == TIED)
+    return InputError(f"model.{name} = {TIED!r} and {other} exclude each other: tied positions read what their root makes")

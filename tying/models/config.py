@@ -1,6 +1,6 @@
 """The settings of models, kept apart from the models: reading them needs no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -157,8 +157,22 @@ class DecoderConfig(ModelConfig):
 
     def check_binding(self, share: str, norms: str, gradient: str, delta_rank: int) -> None:
         """See BlocksConfig.check_binding."""
-        chosen = self._activation_sharing
-        activation_sharing.check_binding(chosen, self.makers, share, norms, gradient, delta_rank)
+        activation_sharing.check_share(self._activation_sharing, self.makers, share, norms)
+        self.check_training(self.makers, gradient, delta_rank)
+
+    def check_training(self, names: Collection[str], gradient: str, delta_rank: int) -> None:
+        """Check that parameters of a block which follow the pointers train rightly; a LayerBinding asks each block.
+
+        Args:
+            names: Of these parameters.
+            gradient: As `delta_rank`, a field of BindingConfig.
+            delta_rank: See there.
+
+        Raises:
+            InputError: If they do not.
+        """
+        if self.makers and set(self.makers) <= set(names):
+            activation_sharing.check_training(self._activation_sharing, gradient, delta_rank)
 
     @property
     def _activation_sharing(self) -> dict[str, str]:

@@ -24,6 +24,7 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, position: int) -> None:
         super().__init__()
+        self.check_training = config.check_training
         norm_first = config.norm_place == "pre"
         std = STD if norm_first or position == 0 else 1.0  # of the input: embeddings, or what a norm returns
         kind = config.depth_embedding

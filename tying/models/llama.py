@@ -20,6 +20,7 @@ class Block(nn.Module):
 
     def __init__(self, config: LlamaConfig, position: int) -> None:
         super().__init__()
+        self.check_training = config.check_training
         dropout = config.dropout
         self.norm_1 = RMSNorm(config.width, config.norm_eps)
         self.attn = (Attention if config.map_sources is None else MapAttention)(

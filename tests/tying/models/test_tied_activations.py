@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import tying.hf
 from tying import LayerBinding, Pointers
+from tying.binding.deltas import Deltas
 from tying.binding.sharing import part_names
 from tying.errors import InputError
 from tying.models.base import Model, num_params
@@ -173,6 +175,22 @@ def test_all_that_makes_what_is_read_moves(name: str, option: str) -> None:
     assert set(names) == part_names(model.h[1], KINDS[option][0])
     assert set(LayerBinding(model.h, share=KINDS[option][0]).shared_names) == set(names)
     assert ("attn.k_norm.weight" in names) == ("qk_norm" in name)
+
+
+@every_kind
+@every_decoder
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"gradient": "mean"}, "binding.gradient = 'mean'"), ({"deltas": Deltas(2)}, "binding.delta_rank = 2")],
+)
+def test_options_that_count_every_position_are_refused(name: str, option: str, options: dict[str, Any], words: str) -> None:
+    """One position alone uses what it makes; a binding says so by itself, wherever makers follow the pointers."""
+    model = make_decoder(name, **{option: "tied"})
+    for share in (KINDS[option][0], "attention", "block", "attn.*"):
+        with pytest.raises(InputError, match=f"^model.{option} = 'tied' and {words} exclude each other"):
+            LayerBinding(model.h, share=share, **options)
+    LayerBinding(model.h, share="feed_forward", **options).rebind("0 0 2 2")
+    LayerBinding(make_decoder(name, **{option: "0 1 2 3"}).h, **options).rebind("0 0 2 2")
 
 
 @pytest.mark.parametrize("share", ["kv", "map"])
