@@ -58,6 +58,7 @@ class QuestionSimulator:
         self._set_params = (set_params,) if isinstance(set_params, int) else tuple(set_params)
         if len(self._set_params) != len(self.parts.shares):
             raise InputError(f"set_params = {set_params!r}: expected a number for each of {', '.join(self.parts.shares)}")
+        self._independent_params = num_layers * sum(self._set_params)
         self.num_layers = self.parts.size
         self.num_iterations = 1  # decisions of an episode; the environment says how many
         self.reset(0)
@@ -89,10 +90,6 @@ class QuestionSimulator:
             independent_block_params=self._independent_params,
         )
 
-    @property
-    def _independent_params(self) -> int:
-        return self.parts.num_layers * sum(self._set_params)
-
     def _params(self, pointers: Pointers) -> int:
         kinds = self.parts.kinds
         return sum(self._set_params[kind] for kind in (kinds[root] for root in pointers.roots) if kind is not None)
@@ -112,18 +109,13 @@ class QuestionSimulator:
         return sources, loss
 
 
-def num_sets(pointers: Pointers) -> int:
-    """Return the sets of weights that exist under pointers whose layer 0 stands for nothing."""
-    return pointers.num_unique - 1
-
-
 class CompressingEnv(TyingEnv):
     """Compress a trained model, decision by decision; `tying/Compressing-v0`. Spaces and rewards are those of TyingEnv.
 
     The reward is the fall of the loss less `reward.param_weight` times the change of the share of sets; both telescope.
     An episode ends after `num_decisions`, or as soon as no more than `num_sets` sets of weights are left. `info` has,
-    beside that of every environment, `sources`, `num_sets` and `queries`. Over halves, sets are counted by their
-    parameters: half of a set may be a third of it.
+    beside that of every environment, `sources`, `num_sets` and `queries`. Sets are counted by their parameters: over
+    halves, half of a set may be a third of it.
 
     Arguments:
         model: A table of questions that were asked before (a shipped one's name, or the path of a CSV file), a TyingBench,
@@ -160,16 +152,19 @@ class CompressingEnv(TyingEnv):
     def _over(self) -> bool:
         if super()._over or self.num_sets is None or self.record.decision < 0:
             return super()._over
-        return self.record.block_params * self._parts.num_layers <= self.num_sets * self.record.independent_block_params
+        return self._sets <= self.num_sets
+
+    @property
+    def _sets(self) -> float:
+        return self._parts.num_sets(self.record.block_params, self.record.independent_block_params)
 
     def _info(self) -> dict[str, Any]:
         simulator: Any = self.simulator
         sources = simulator.sources if isinstance(simulator, QuestionSimulator) else None
-        halved = self._parts.apart
         return {
             **super()._info(),
             "sources": list(sources or Sources.of(self.pointers, removing=True)),
-            "num_sets": self.record.param_share * self._parts.num_layers if halved else num_sets(self.pointers),
+            "num_sets": self._sets,
             "queries": simulator.queries,
         }
 

@@ -78,6 +78,15 @@ class Parts:
         own = list(Pointers.all(self.num_layers + self.removing))
         return map(self._together, product(own, repeat=len(self.shares)))
 
+    def num_sets(self, params: int, independent_params: int) -> float:
+        """Return the sets of weights that parameters are; a layer has one, of which halves are shares by their parameters.
+
+        Args:
+            params: Of all weights that exist.
+            independent_params: The same where none are shared.
+        """
+        return self.num_layers * params / independent_params
+
     def make(self, text: str) -> Pointers:
         """Return the pattern of a text: pointers over all virtual layers, or a strategy, which holds for every part.
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 
 import agents
 import envs  # noqa: F401 (registers)
-from envs.compressing import CompressingEnv, QuestionSimulator, num_sets
+from envs.compressing import CompressingEnv, QuestionSimulator
 from tying import InputError, Pointers
 from tying.compression import Sources
 from tying.parts import Parts
@@ -107,6 +107,34 @@ def test_halves_count_by_their_parameters() -> None:
     assert env.record.block_params == 30
     with pytest.raises(InputError, match="from 1 to 2"):
         make_halves(num_sets=3)
+
+
+class Weights:
+    """The parameters of one virtual layer, which others may point at."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "num_layers"),
+    [
+        (QuestionSimulator(lambda s: 1.0, 4, 10, 3.0), (10,), 4),
+        (QuestionSimulator(lambda s: 1.0, 2, (10, 20), 3.0, "halves"), (10, 20), 2),
+        (QuestionSimulator(lambda s: 1.0, 3, (7, 13), 3.0, "halves"), (7, 13), 3),
+        ("minilm-6", (1,), 6),
+    ],
+)
+def test_sets_are_the_weights_that_exist_in_every_pattern(model: Any, sizes: tuple[int, ...], num_layers: int) -> None:
+    """By putting weights into places and counting those that are there, each once."""
+    env = CompressingEnv(model, num_decisions=10_000, action_mode="joint")
+    env.reset(seed=0)
+    for pointers in Parts(num_layers, "halves" if len(sizes) > 1 else "block", removing=True).every():
+        places = [Weights(0), *(Weights(size) for size in sizes for _ in range(num_layers))]
+        for layer, root in enumerate(pointers):
+            places[layer] = places[root]
+        *_, info = env.step(np.array(pointers))
+        assert info["num_sets"] == sum(weights.size for weights in set(places)) / sum(sizes)
 
 
 def test_agents_decide_over_halves() -> None:
@@ -221,7 +249,7 @@ def test_agents_of_every_kind_decide(name: str) -> None:
     searches = name in ("local_search", "surrogate", "thompson")
     agent = agents.make(name, env, seed=0, **({"explore": 1.0} if searches else {}))
     seen: list[int] = []
-    env.on_decision = lambda record, observation, masks: seen.append(num_sets(record.pointers))
+    env.on_decision = lambda record, observation, masks: seen.append(record.pointers.num_unique - 1)
     agent.learn(env, 30)
     assert len(seen) == 30
     assert min(seen) <= 3
