@@ -65,6 +65,9 @@ class Agent:
         seed: Of the agent's own randomness.
         hyperparameters: Fields of the class's `Config`.
 
+    Raises:
+        InputError: If a hyper-parameter is wrong, or it cannot decide in the environment (`refusal`).
+
     Attributes:
         Config: A configuration class (`tying.config`) with the hyper-parameters; the command line offers its fields.
         action_spaces: The kinds of action space that it can decide in.
@@ -91,6 +94,9 @@ class Agent:
         self.on_boundary: Callable[[], None] | None = None
         self._view: ObservationView | None = None
         self._num_restored = 0
+        refusal = self.refusal(env, self.config)
+        if refusal is not None:
+            raise InputError(f"agent {self.name!r} {refusal}")
 
     @classmethod
     def recommended(cls, config: Any) -> Mapping[str, Any]:
@@ -103,6 +109,16 @@ class Agent:
             Dotted names to values: `{"env.action_mode": "cursor", "reward.name": "level"}`.
         """
         return {}
+
+    @classmethod
+    def refusal(cls, env: gymnasium.Env[Any, Any], config: Any) -> str | None:
+        """Return why it cannot decide in an environment of its `action_spaces`, as said of "agent NAME"; None: it can.
+
+        Args:
+            env: Its spaces are read.
+            config: The hyper-parameters, a `Config`.
+        """
+        return None
 
     @property
     def num_layers(self) -> int:
@@ -343,25 +359,19 @@ def masks_of(env: gymnasium.Env[Any, Any]) -> np.ndarray | None:
     return masks
 
 
-def refuse_ranks(env: gymnasium.Env[Any, Any], name: str) -> None:
-    """Check that actions choose no ranks.
+def refusal_of_ranks(env: gymnasium.Env[Any, Any]) -> str | None:
+    """Return the refusal of an agent that knows the actions of `cursor` and `pair`, where actions choose ranks."""
+    ranks = interface.num_ranks(*_sizes(env))
+    return "reads actions as (layer, target): it needs env.action_mode cursor or pair" if ranks else None
 
-    Raises:
-        InputError: If they do; `name` says which agent cannot do that.
-    """
+
+def refusal_of_choice(env: gymnasium.Env[Any, Any]) -> str | None:
+    """Return the refusal of an agent that knows the actions of `cursor` alone, where there are others."""
+    in_turn = interface.in_turn(*_sizes(env))
+    return None if in_turn else "decides one layer after another: it needs env.action_mode cursor"
+
+
+def _sizes(env: gymnasium.Env[Any, Any]) -> tuple[int, int]:
+    """Return the number of layers, and of Discrete actions."""
     assert env.observation_space.shape is not None
-    layers = interface.num_layers(env.observation_space.shape[0])
-    if interface.num_ranks(layers, env.action_space.n):  # type: ignore[attr-defined]
-        raise InputError(f"agent {name!r} reads actions as (layer, target): it needs env.action_mode cursor or pair")
-
-
-def require_cursor(env: gymnasium.Env[Any, Any], name: str) -> None:
-    """Check that an environment asks for one layer after another.
-
-    Raises:
-        InputError: If it asks otherwise; `name` says which agent cannot do that.
-    """
-    assert env.observation_space.shape is not None
-    layers = interface.num_layers(env.observation_space.shape[0])
-    if not interface.in_turn(layers, env.action_space.n):  # type: ignore[attr-defined]
-        raise InputError(f"agent {name!r} decides one layer after another: it needs env.action_mode cursor")
+    return interface.num_layers(env.observation_space.shape[0]), int(env.action_space.n)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Callback, Diagnostics, Explanation, Transition, refuse_ranks
+from agents.base import Agent, Callback, Diagnostics, Explanation, Transition, refusal_of_ranks
 from tying.config import build, config, setting
 
 if TYPE_CHECKING:
@@ -78,14 +78,18 @@ class DoubleDQNAgent(Agent):
 
         super().__init__(env, seed, **hyperparameters)
         self.any_depth = self.config.network == "per_layer"
-        if self.any_depth:
-            refuse_ranks(env, "double_dqn --agent.network per_layer")
         self.num_actions = int(env.action_space.n)  # type: ignore[attr-defined]
         self.learner = QLearner(self.config, self.num_layers, self.num_actions, seed)
         self._began_with: str | None = None
         if self.config.init_from is not None:
             self._began_with = self.learner.begin_with(Path(self.config.init_from))
         self.planned = 0
+
+    @classmethod
+    def refusal(cls, env: gymnasium.Env[Any, Any], config: Any) -> str | None:
+        """See Agent.refusal; networks that value a layer with a target have no place for ranks."""
+        refusal = refusal_of_ranks(env) if config.network == "per_layer" else None
+        return refusal and f"with agent.network per_layer {refusal}"
 
     @classmethod
     def _unlearned(cls, env: gymnasium.Env[Any, Any], seed: int, hyperparameters: Mapping[str, Any]) -> Self:

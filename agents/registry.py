@@ -105,21 +105,29 @@ def make(name: str, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparamete
         InputError: If the name is unknown, or the agent cannot decide in this action space (with those that can).
     """
     cls, fixed = agent_class(name)
-    kinds = getattr(cls, "action_spaces", Agent.action_spaces)
-    if not isinstance(env.action_space, kinds):
-        fit = [other for other in AGENTS if isinstance(env.action_space, agent_class(other)[0].action_spaces)]
-        kind = type(env.action_space).__name__
-        raise InputError(
-            f"agent {name!r} decides in {' or '.join(k.__name__ for k in kinds)}, this environment has {kind} actions; "
-            f"agents that fit: {', '.join(fit)}{', fixed strategies' if kind == 'MultiDiscrete' else ''}; "
-            "or set another env.action_mode"
-        )
+    refusal = _refusal(name, env, hyperparameters)
+    if refusal is not None:
+        fit = [other for other in AGENTS if _refusal(other, env) is None]
+        fit += ["fixed strategies"] if _refusal("independent", env) is None else []
+        raise InputError(f"agent {name!r} {refusal}; agents that fit: {', '.join(fit)}; or set another env.action_mode")
     other = [field for field, value in fixed.items() if hyperparameters.get(field, value) != value]
     if other:
         raise InputError(f"agent {name!r}: its name fixes agent.{other[0]} = {fixed[other[0]]!r}")
     agent = cls(env, seed=seed, **{**hyperparameters, **fixed})
     agent.name = name
     return agent
+
+
+def _refusal(name: str, env: gymnasium.Env[Any, Any], hyperparameters: Mapping[str, Any] | None = None) -> str | None:
+    """Return why an agent cannot decide in an environment; None: it can."""
+    cls, fixed = agent_class(name)
+    kinds = getattr(cls, "action_spaces", Agent.action_spaces)
+    if not isinstance(env.action_space, kinds):
+        here = type(env.action_space).__name__
+        return f"decides in {' or '.join(kind.__name__ for kind in kinds)}, this environment has {here} actions"
+    if not issubclass(cls, Agent):
+        return None
+    return cls.refusal(env, build(cls.Config, {**(hyperparameters or {}), **fixed}, "agent."))
 
 
 def make_env(

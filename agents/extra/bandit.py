@@ -11,10 +11,11 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, Explanation, Transition, read_arrays, refuse_ranks
+from agents.base import Agent, Diagnostics, Explanation, Transition, read_arrays, refusal_of_ranks
 from agents.search import Baseline, SearchConfig, exploring
 from tying import interface
 from tying.config import config, setting
@@ -118,10 +119,14 @@ class ThompsonAgent(Agent):
 
     def __init__(self, env: Any, seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
-        refuse_ranks(env, type(self).__name__.removesuffix("Agent").lower())
         self._generator = np.random.default_rng(seed)
         self._worth = Worth(self.num_layers, self.config.prior_std)
         self._baseline = Baseline(self.config.weight)
+
+    @classmethod
+    def refusal(cls, env: gymnasium.Env[Any, Any], config: Any) -> str | None:
+        """See Agent.refusal."""
+        return refusal_of_ranks(env)
 
     @classmethod
     def recommended(cls, config: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, Transition, require_cursor
+from agents.base import Agent, Diagnostics, Transition, refusal_of_choice
 from tying.config import config, setting
 from tying.errors import InputError
 from tying.files import read_json
@@ -50,13 +50,17 @@ class GradientSimilarityAgent(Agent):
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0, **hyperparameters: Any) -> None:
         super().__init__(env, seed, **hyperparameters)
-        require_cursor(env, "gradient_similarity")
         self._forget()
 
     def _forget(self) -> None:
         self._disagreed = np.zeros(self.num_layers, dtype=int)  # windows in a row, as are those below
         self._alike = np.zeros(self.num_layers, dtype=int)
         self._measured = False
+
+    @classmethod
+    def refusal(cls, env: gymnasium.Env[Any, Any], config: Any) -> str | None:
+        """See Agent.refusal."""
+        return refusal_of_choice(env)
 
     @classmethod
     def recommended(cls, config: GradientSimilarityConfig) -> dict[str, Any]:

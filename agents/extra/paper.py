@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, Explanation, Transition, require_cursor
+from agents.base import Agent, Diagnostics, Explanation, Transition, refusal_of_choice
 from tying.config import config, setting
 from tying.interface import ObservationView
 
@@ -52,11 +52,15 @@ class PaperAgent(Agent):
         from agents.extra.paper_network import PaperNetwork  # torch is imported when an agent is made, not for its settings
 
         super().__init__(env, seed, **hyperparameters)
-        require_cursor(env, "paper")
         self.sweep = max(1, self.num_layers - 1)
         self.decisions = 0
         self.loss: float | None = None
         self.network = PaperNetwork(self.config, self.num_layers, seed)
+
+    @classmethod
+    def refusal(cls, env: gymnasium.Env[Any, Any], config: Any) -> str | None:
+        """See Agent.refusal."""
+        return refusal_of_choice(env)
 
     @classmethod
     def recommended(cls, config: PaperConfig) -> dict[str, Any]:
