@@ -292,6 +292,9 @@ def test_separated_and_untied_compute_as_the_layers_do() -> None:
     binding.rebind("0 1 1 1 0")
     step(model, optimizer)
     before, keys = loss(model), list(model.state_dict())
+    with pytest.raises(AttributeError, match="`weight` is not"):
+        model.get_parameter("h.2.mlp.up.weight")  # W + B A there
+    assert dict(model.named_parameters(remove_duplicate=False))["h.2.mlp.up.weight"] is model.h[1].mlp.up.weight
     with binding.separated():
         assert torch.equal(loss(model), before)
     with binding.untied():
