@@ -132,23 +132,33 @@ def parse(words: Sequence[str]) -> Compression:
     flagged = [f"--{name.replace('_', '-')}={value}" for name, value in beneath.items()]
     mistakes: list[str] = []
     made = parse_config([*given, *flagged, *rest], mistakes)
-    if made is not None and made.binding.delta_rank and made.binding.delta_start != "svd":
-        mistakes.append(
-            f"binding.delta_start = {made.binding.delta_start!r}: ties of trained layers remember them; set it to svd"
-        )
     charge = [word for word in rest if word.replace("_", "-").startswith(("--reward.param-weight", "--reward.param-free"))]
     if charge:
         mistakes.append(f"{charge[0]}: --target or --unique says how many parameters there may be; leave it out")
     if flags.out is None:
         mistakes.append("--out is missing: the folder of the result")
-    try:
-        if made is not None:
-            made.model.check_apart()
-    except InputError as error:
-        mistakes += error.lines
+    mistakes += [] if made is None else _excluded(made, flags)
     if mistakes or made is None:
         raise InputError(mistakes)
     return Compression(flags, made, Path(str(flags.out)), kind, tuple(words))
+
+
+def _excluded(made: Config, flags: CompressFlags) -> list[str]:
+    """Return a line for everything that a trained model cannot be compressed with."""
+    mistakes = []
+    rank, start = made.binding.delta_rank, made.binding.delta_start
+    if rank and start != "svd":
+        mistakes.append(f"binding.delta_start = {start!r}: ties of trained layers remember them; set it to svd")
+    if rank and flags.search != DEFAULT_SEARCH:
+        mistakes.append(
+            f"binding.delta_rank = {rank}: --search {flags.search} is charged for sets of weights, which leaves out the "
+            "parameters of deltas; set it to 0, or leave out --search"
+        )
+    try:
+        made.model.check_apart()
+    except InputError as error:
+        mistakes += error.lines
+    return mistakes
 
 
 def _kind(model: str) -> str:

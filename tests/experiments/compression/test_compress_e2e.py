@@ -287,6 +287,10 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
         (("--sort", "1"), "unknown flag --sort"),
         (("--shortlist", "x"), "shortlist"),
         (("--binding.delta-rank", "2", "--binding.delta-start", "zero"), "ties of trained layers remember them"),
+        (
+            ("--binding.delta-rank", "2", "--search", "dqn"),
+            "binding.delta_rank = 2: --search dqn is charged for sets",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
