@@ -14,16 +14,17 @@ root's layer does. Where somebody else changes requires_grad of weights in use, 
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from tying.binding.checks import refuse_by_blocks, refuse_hooks, refuse_reducer, refuse_uncopied, refuse_wrappers
+from tying.binding.checks import refuse_by_blocks, refuse_reducer, refuse_uncopied, refuse_wrappers
 from tying.binding.deltas import DeltaPlan, Deltas, LayerDeltas
 from tying.binding.hooks import OPEN, bindings_of, divide_gradients, register
 from tying.binding.optimizer_state import Optimizers, Owned
+from tying.binding.plan import Plan
 from tying.binding.sharing import common_names
 from tying.binding.slots import Scan, Slots, Weights, copied, read_tying, unroll
 from tying.errors import InputError
@@ -34,15 +35,6 @@ __all__ = ["GRADIENTS", "LayerBinding", "bindings_of", "unroll"]
 GRADIENTS = ("sum", "mean", "root_only")
 UNTIE_MOMENTS = ("copy", "zero")
 _NO_DELTAS = Deltas()
-
-
-class _Plan(NamedTuple):
-    """What a rebind will do, made before anything is touched."""
-
-    weights: dict[int, Weights]  # of every root that keeps what it uses; copies are added when they are made
-    copied: list[tuple[int, Weights]]  # a root that needs a copy, and of what
-    promoted: list[tuple[int, Weights]]  # the new root of weights that stay
-    freed: list[tuple[int, Weights]]  # the root until now, and its weights
 
 
 class LayerBinding:
@@ -211,9 +203,10 @@ class LayerBinding:
             return
         self._optimizers.read(self._owned(), self._pointers, self.slots)
         self._learn_trains(new)
-        plan = self._plan(new)
-        self._check(plan)
-        states = self._copy(plan) if plan.copied else []
+        plan = Plan.of(self._weights, self._pointers, new)
+        plan.check(self.shared_names, self._trains, self.slots, self._optimizers)
+        refuse_reducer(parameter for weights in self._weights for parameter in weights)
+        states = plan.copy(self._trains, self._optimizers.all if self.untie_moments == "copy" else ())
         deltas = self._plan_deltas(new, plan.weights)
         for layer, root in enumerate(new):
             if self._weights[layer] is not plan.weights[root]:
@@ -301,23 +294,6 @@ class LayerBinding:
                 self.deltas.put(layer, live[layer])
             self._lent = False
 
-    def _plan(self, new: Pointers) -> _Plan:
-        plan = _Plan({}, [], [], [])
-        kept: set[int] = set()
-        for root in new.roots:
-            weights = self._weights[root]
-            if id(weights) in kept:
-                plan.copied.append((root, weights))
-                continue
-            kept.add(id(weights))
-            plan.weights[root] = weights
-            if self._pointers[root] != root:
-                plan.promoted.append((root, weights))
-        plan.freed.extend(
-            (root, self._weights[root]) for root in self._pointers.roots if id(self._weights[root]) not in kept
-        )
-        return plan
-
     def _learn_trains(self, new: Pointers) -> None:
         """Before layers leave or join weights, note for all that use them what somebody may have made of requires_grad."""
         moved = [(old, self._pointers[now]) for old, now in zip(self._pointers, new, strict=True) if old != now]
@@ -327,29 +303,6 @@ class LayerBinding:
                 for layer, root in enumerate(self._pointers):
                     if root == changed:
                         self._trains[layer] = trains
-
-    def _check(self, plan: _Plan) -> None:
-        """Refuse what would train wrongly, while nothing has been touched."""
-        for root, source in plan.copied:
-            refuse_uncopied(root, self.shared_names, source)
-        for root, weights in plan.freed:
-            refuse_hooks(root, self.shared_names, weights)
-        self.slots.refuse_second_use([weights for _, weights in plan.freed])
-        for root, _ in (*plan.copied, *plan.promoted):
-            self._optimizers.refuse_unheld(root, self._trains[root])
-        refuse_reducer(parameter for weights in self._weights for parameter in weights)
-
-    def _copy(self, plan: _Plan) -> list[tuple[torch.optim.Optimizer, nn.Parameter, dict[Any, Any]]]:
-        """Add the copies of parameters to the plan, and return those of their optimizer state."""
-        states = []
-        # Parameters made in inference mode could never train.
-        with torch.inference_mode(False), torch.no_grad():
-            for root, source in plan.copied:
-                plan.weights[root] = copied(source, self._trains[root])
-                for groups in self._optimizers.all if self.untie_moments == "copy" else ():
-                    found = groups.copied_state(root, source, plan.weights[root])
-                    states += [(groups.optimizer, duplicate, state) for duplicate, state in found]
-        return states
 
     def _plan_deltas(self, new: Pointers, kept: dict[int, Weights]) -> DeltaPlan:
         """Return what is to become of the deltas, or refuse those that no optimizer would train."""
@@ -364,11 +317,6 @@ class LayerBinding:
 
     def _owned(self) -> Owned:
         """Return what every layer owns, for the optimizers: the weights of roots, the deltas of the others."""
-        if not self.deltas.names:
-            return [
-                own if layer == root else []
-                for layer, (root, own) in enumerate(zip(self._pointers, self._weights, strict=True))
-            ]
         no_weights: list[None] = [None] * len(self.shared_names)
         no_deltas: list[None] = [None] * len(self.deltas.names)
         return [
@@ -376,7 +324,7 @@ class LayerBinding:
             for layer, (root, weights, live) in enumerate(zip(self._pointers, self._weights, self.deltas.live, strict=True))
         ]
 
-    def _release(self, plan: _Plan, old_deltas: list[nn.Parameter]) -> None:
+    def _release(self, plan: Plan, old_deltas: list[nn.Parameter]) -> None:
         """Bring the optimizers into line after the blocks, and let go of what nobody uses."""
         if not (plan.copied or plan.promoted or plan.freed or self.deltas.names):
             return  # the same roots: the optimizers hold what they held
