@@ -5,7 +5,6 @@ The least that a new agent needs is `predict`; one that learns overrides `learn_
 resumed.
 """
 
-import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from agents import generators
+from agents.environment import action_of, masks_of
 from tying import interface, schema
 from tying.config import build, config, to_dict
 from tying.errors import InputError
@@ -339,39 +339,3 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     # numpy leaves a file open that it opened itself and finds damaged.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def action_of(agent: Any, observation: np.ndarray, masks: np.ndarray | None) -> Any:
-    """Return an agent's action; its `predict` may know no masks, and may return (action, state) as in stable-baselines3."""
-    known = inspect.signature(agent.predict).parameters
-    takes_masks = "action_masks" in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
-    answer = agent.predict(observation, action_masks=masks) if takes_masks else agent.predict(observation)
-    # A pair of numbers is an action for two layers; the library's second item is a state or None.
-    paired = isinstance(answer, tuple) and len(answer) == 2 and not isinstance(answer[1], (int, np.integer))
-    return answer[0] if paired else answer
-
-
-def masks_of(env: gymnasium.Env[Any, Any]) -> np.ndarray | None:
-    """Return the environment's action masks, None when it has none."""
-    if not env.has_wrapper_attr("action_masks"):
-        return None
-    masks: np.ndarray = env.get_wrapper_attr("action_masks")()
-    return masks
-
-
-def refusal_of_ranks(env: gymnasium.Env[Any, Any]) -> str | None:
-    """Return the refusal of an agent that knows the actions of `cursor` and `pair`, where actions choose ranks."""
-    ranks = interface.num_ranks(*_sizes(env))
-    return "reads actions as (layer, target): it needs env.action_mode cursor or pair" if ranks else None
-
-
-def refusal_of_choice(env: gymnasium.Env[Any, Any]) -> str | None:
-    """Return the refusal of an agent that knows the actions of `cursor` alone, where there are others."""
-    in_turn = interface.in_turn(*_sizes(env))
-    return None if in_turn else "decides one layer after another: it needs env.action_mode cursor"
-
-
-def _sizes(env: gymnasium.Env[Any, Any]) -> tuple[int, int]:
-    """Return the number of layers, and of Discrete actions."""
-    assert env.observation_space.shape is not None
-    return interface.num_layers(env.observation_space.shape[0]), int(env.action_space.n)  # type: ignore[attr-defined]

@@ -12,7 +12,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Callback, Diagnostics, Explanation, Transition, refusal_of_ranks
+from agents.base import Agent, Callback, Diagnostics, Explanation, Transition
+from agents.environment import refusal_of_ranks
 from tying.config import build, config, setting
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Explanation, Transition, masks_of
+from agents.base import Agent, Explanation, Transition
+from agents.environment import masks_of
 from tying.config import config, setting
 from tying.files import read_json
 from tying.interface import ObservationView

@@ -15,7 +15,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, Explanation, Transition, read_arrays, refusal_of_ranks
+from agents.base import Agent, Diagnostics, Explanation, Transition, read_arrays
+from agents.environment import refusal_of_ranks
 from agents.search import Baseline, SearchConfig, exploring
 from tying import interface
 from tying.config import config, setting

@@ -13,7 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.base import Agent, Diagnostics, Explanation, Transition, refusal_of_choice
+from agents.base import Agent, Diagnostics, Explanation, Transition
+from agents.environment import refusal_of_choice
 from tying.config import config, setting
 from tying.interface import ObservationView
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import agents
-from agents.base import masks_of
+from agents.environment import masks_of
 from experiments.run import cli
 from experiments.run.console import make_console
 from experiments.study import workers
