@@ -1,6 +1,7 @@
 """tying/Compressing-v0: a trained model, compressed decision by decision."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,11 @@ from tying import InputError, Pointers
 from tying.compression import Sources
 from tying.parts import Parts
 
-COSTS = (0.0, 0.5, 0.1, 0.05, 0.7)  # what it costs to remove layer 1 to 4, or to tie it to an earlier one at half the price
-
 
 def loss(sources: Sources) -> float:
-    """Return a loss that adds up: a removed layer costs its own, a tied one half of it."""
-    first = sources.entries
+    """Return a loss that adds up over layers or halves; donors matter."""
     return 1 + sum(
-        COSTS[layer + 1] * (1 if source is None else 0.5 if source != layer else 0) for layer, source in enumerate(first)
+        0.3 if source is None else 0.1 * abs(source - layer) + 0.01 * source for layer, source in enumerate(sources)
     )
 
 
@@ -31,28 +29,16 @@ def make(num_decisions: int = 12, **settings: Any) -> CompressingEnv:
     return CompressingEnv(simulator, num_decisions=num_decisions, **settings)
 
 
-def half_loss(sources: Sources) -> float:
-    """Return a loss that adds up over halves of two layers; donors matter."""
-    return 1 + sum(
-        0.3 if source is None else 0.1 * abs(source - half) + 0.01 * source for half, source in enumerate(sources)
-    )
-
-
 def make_halves(num_decisions: int = 12, **settings: Any) -> CompressingEnv:
-    simulator = QuestionSimulator(half_loss, 2, (10, 20), math.log(9), parts="halves")
+    simulator = QuestionSimulator(loss, 2, (10, 20), math.log(9), parts="halves")
     return CompressingEnv(simulator, num_decisions=num_decisions, **settings)
 
 
+@pytest.mark.parametrize("made", [make, make_halves])
 @pytest.mark.parametrize("mode", ["cursor", "pair", "joint"])
-def test_both_checkers_pass(mode: str) -> None:
-    gymnasium_check(make(action_mode=mode), skip_render_check=True)
-    sb3_check(make(action_mode=mode))
-
-
-@pytest.mark.parametrize("mode", ["cursor", "pair", "joint"])
-def test_both_checkers_pass_over_halves(mode: str) -> None:
-    gymnasium_check(make_halves(action_mode=mode), skip_render_check=True)
-    sb3_check(make_halves(action_mode=mode))
+def test_both_checkers_pass(made: Callable[..., CompressingEnv], mode: str) -> None:
+    gymnasium_check(made(action_mode=mode), skip_render_check=True)
+    sb3_check(made(action_mode=mode))
 
 
 @pytest.mark.parametrize("mode", ["cursor", "pair"])
@@ -152,7 +138,7 @@ def test_agents_decide_over_halves() -> None:
     "name", ["local_search", "additive", "greedy", "evolution", "surrogate", "cross_entropy", "random"]
 )
 def test_searches_propose_patterns_of_halves_that_there_are(name: str) -> None:
-    simulator = QuestionSimulator(half_loss, 3, (10, 20), math.log(9), parts="halves")
+    simulator = QuestionSimulator(loss, 3, (10, 20), math.log(9), parts="halves")
     env = CompressingEnv(simulator, num_decisions=40, action_mode="joint", reward={"name": "improvement"})
     proposed: list[bool] = []
     tried: set[Pointers] = set()
@@ -171,14 +157,14 @@ def test_searches_propose_patterns_of_halves_that_there_are(name: str) -> None:
 def test_donors_are_asked_for_and_counted() -> None:
     def ask(sources: Sources) -> float:
         asked.append(sources)
-        return half_loss(sources)
+        return loss(sources)
 
     asked: list[Sources] = []
     simulator = QuestionSimulator(ask, 3, 10, 3.0, donors=True)
     env = CompressingEnv(simulator, action_mode="joint")
     env.reset(seed=0)
     *_, info = env.step(np.array([0, 1, 1, 1]))
-    every = {str(sources): half_loss(sources) for sources in map(Sources, ([0, 0, 0], [1, 1, 1], [2, 2, 2]))}
+    every = {str(sources): loss(sources) for sources in map(Sources, ([0, 0, 0], [1, 1, 1], [2, 2, 2]))}
     assert info["sources"] == [1, 1, 1]
     assert info["reward_loss"] == min(every.values()) == every["1 1 1"]
     assert info["queries"] == len(asked) == 3

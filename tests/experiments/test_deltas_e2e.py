@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import tying.hf
@@ -16,12 +15,13 @@ from tying import Pointers
 pytestmark = pytest.mark.e2e
 
 Call = Callable[..., Finished]
-DELTAS = ("--binding.delta-rank", "2", "--binding.delta-start")
+DELTAS = ("--binding.delta-rank", "2")
+RANKED = ("--env.action-mode", "cursor_rank", *DELTAS)
 
 
 def test_a_search_and_fixed_patterns_in_a_comparison(call: Call, text_file: Path, tmp_path: Path) -> None:
     arguments = ["--agents", "dqn", "local_search", "sequence:3", "independent", "--seeds", "1", *SMALL, "--jobs", "1"]
-    done = call("compare", *arguments, "--data.path", text_file, *DELTAS, "svd", "--out", "c")
+    done = call("compare", *arguments, "--data.path", text_file, *DELTAS, "--out", "c")
     assert done.status == 0, done.err
     runs = {read(path / "final" / "summary.json")["agent"]: path for path in (tmp_path / "c").glob("runs/*")}
     assert len(runs) == 4
@@ -37,28 +37,6 @@ def test_a_search_and_fixed_patterns_in_a_comparison(call: Call, text_file: Path
     plain = ["--agent", "independent", "--seed", read(runs["independent"] / "final" / "summary.json")["seed"], *SMALL]
     assert call("train", *map(str, plain), "--data.path", text_file, "--out", "plain").status == 0
     assert weights(runs["independent"]) == weights(tmp_path / "plain")
-
-
-def test_a_run_is_resumed_bit_by_bit_and_its_model_is_the_one_that_was_measured(
-    call: Call, text_file: Path, tmp_path: Path
-) -> None:
-    command = ["train", "--agent", "dqn", "--reward", "fork", *SMALL, "--data.path", text_file, *DELTAS, "svd", "--out"]
-    assert call(*command, "whole").status == 0
-    with interrupted_after(5):
-        assert call(*command, "cut").status == 130
-    assert call("train", "--resume", "cut").status == 0
-    assert_same(tmp_path / "cut", tmp_path / "whole")
-    run = load_run(tmp_path / "whole")
-    task = run.task
-    task.require()
-    batches = list(task.evaluation_batches("test", 4))
-    found = task.metrics(run.model, batches)["loss"]
-    assert found == pytest.approx(run.summary["test_loss"], abs=1e-5)
-    assert task.metrics(tying.hf.untied(run.model), batches)["loss"] == pytest.approx(found, abs=1e-5)
-    assert not any(torch.isnan(value).any() for value in run.model.state_dict().values())
-
-
-RANKED = ("--env.action-mode", "cursor_rank", "--binding.delta-rank", "2")
 
 
 def test_ranks_that_an_agent_chose_are_kept_by_records_checkpoints_and_final_files(
@@ -82,8 +60,10 @@ def test_ranks_that_an_agent_chose_are_kept_by_records_checkpoints_and_final_fil
     assert {name: value.shape for name, value in run.model.named_parameters()} == {n: v.shape for n, v in stored.items()}
     task = run.task
     task.require()
-    found = task.metrics(run.model, task.evaluation_batches("test", 4))["loss"]
+    batches = list(task.evaluation_batches("test", 4))
+    found = task.metrics(run.model, batches)["loss"]
     assert found == pytest.approx(summary["test_loss"], abs=1e-5)
+    assert task.metrics(tying.hf.untied(run.model), batches)["loss"] == pytest.approx(found, abs=1e-5)
 
 
 def test_the_mode_in_a_comparison_beside_fixed_ranks_and_a_pattern_with_ranks(
@@ -91,7 +71,7 @@ def test_the_mode_in_a_comparison_beside_fixed_ranks_and_a_pattern_with_ranks(
 ) -> None:
     fixed = "sequence:2 --env.initial-pointers '0 0+2 2' --env.freeze-after 0"
     variants = ["dqn --env.action-mode cursor_rank", "local_search", fixed]
-    arguments = ["--agents", *variants, "--seeds", "1", *SMALL, "--jobs", "1", "--data.path", text_file, *RANKED[2:]]
+    arguments = ["--agents", *variants, "--seeds", "1", *SMALL, "--jobs", "1", "--data.path", text_file, *DELTAS]
     done = call("compare", *arguments, "--out", "c")
     assert done.status == 0, done.err
     found = [read(path / "final" / "summary.json")["pointers"] for path in (tmp_path / "c").glob("runs/*")]

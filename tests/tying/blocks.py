@@ -15,6 +15,14 @@ def tiny_gpt(num_layers: int = 6, seed: int = 0, **shape: object) -> GPT:
     return GPT(GPTConfig(**sizes), VOCAB, seed).double()  # type: ignore[arg-type]
 
 
+@torch.no_grad()
+def perturb(module: nn.Module, std: float = 0.2) -> None:
+    """Add noise to all parameters, so that layers are far from each other."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.add_(std * torch.randn(parameter.shape, generator=generator))
+
+
 def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return inputs and targets, both (2, 8)."""
     generator = torch.Generator().manual_seed(seed)

@@ -16,13 +16,11 @@ from experiments.compression import pipeline
 from experiments.run.config import dump
 from tests.conftest import Finished, words
 from tests.experiments.runs import SMALL, config_of
-from tests.tying.hf.folders import make_folder
-from tying import tasks
+from tests.tying.hf.folders import make_folder, make_task
 from tying.compression import Sources, rules
 from tying.compression.divergence import Divergence
 from tying.compression.search import every
-from tying.data.corpora import DataConfig
-from tying.hf.config import HFConfig, HFTaskConfig
+from tying.tasks.base import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no weights for (bert.)?pooler")
 Call = Callable[..., Finished]
@@ -48,6 +46,16 @@ def summary(folder: Path) -> dict[str, Any]:
     return found
 
 
+def queries(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+
+
+@torch.no_grad()
+def loss_of(task: Task, model: torch.nn.Module) -> float:
+    """Return what a summary says of a model: the loss on its batches of the test split."""
+    return task.metrics(model, task.evaluation_batches("test", 4, 3))["loss"]
+
+
 def figures(folder: Path) -> dict[str, Any]:
     """Return a summary without its clocks."""
     return {name: value for name, value in summary(folder).items() if name not in ("wall_s", "memory_mib")}
@@ -65,7 +73,7 @@ def test_an_encoder_goes_to_two_of_three_sets(call: Call, pretrained: tuple[str,
         assert len(reference["pointers"]) == 3, name
         assert reference["zero_shot"] > 0
         assert len(reference["healed_seeds"]) == 3
-    lines = [json.loads(line) for line in (tmp_path / "out" / "queries.jsonl").read_text().splitlines()]
+    lines = queries(tmp_path / "out")
     assert found["queries"] == sum(line["split"] == "reward" for line in lines)
     assert len({(line["split"], line["sources"]) for line in lines}) == len(lines)
     page = (tmp_path / "out" / "report.html").read_text()
@@ -73,11 +81,7 @@ def test_an_encoder_goes_to_two_of_three_sets(call: Call, pretrained: tuple[str,
     assert "At equal parameters" in done.out
     # The saved model comes back as it was measured.
     model = tying.hf.from_pretrained(tmp_path / "out" / "model")
-    data = DataConfig(path=str(root / "corpus.txt"), tokenizer="pretrained")
-    task = tasks.make(HFTaskConfig(head="embedding"), HFConfig(pretrained=str(root / "bert"), context=16), data)
-    with torch.no_grad():
-        loss = task.metrics(model.eval(), task.evaluation_batches("test", 4, 3))["loss"]
-    assert loss == pytest.approx(found["healed"], abs=1e-6)
+    assert loss_of(make_task(root / "bert", root / "corpus.txt"), model.eval()) == pytest.approx(found["healed"], abs=1e-6)
     assert len(model.encoder.layer) == sum(source is not None for source in found["sources"])
 
 
@@ -156,10 +160,7 @@ def test_a_run_goes_to_a_run_that_samples(call: Call, run: Path, tmp_path: Path)
     assert made.summary["num_layers"] == len(kept)
     assert made.summary["num_unique_layers"] == len(set(kept)) <= 2
     assert made.summary["test_loss"] == found["healed"]
-    task = made.task
-    with torch.no_grad():
-        loss = task.metrics(made.model, task.evaluation_batches("test", 4, 3))["loss"]
-    assert loss == pytest.approx(found["healed"], abs=1e-6)
+    assert loss_of(made.task, made.model) == pytest.approx(found["healed"], abs=1e-6)
     assert call("sample", tmp_path / "out" / "model", "--num-tokens", "5").status == 0
 
 
@@ -171,9 +172,7 @@ def test_tied_layers_remember_by_deltas_that_count(call: Call, run: Path, tmp_pa
     blocks = made.summary["trainable_block_params"] / made.summary["independent_block_params"]
     assert found["share"] == pytest.approx(blocks)
     assert found["share"] > 0.5
-    with torch.no_grad():
-        loss = made.task.metrics(made.model, made.task.evaluation_batches("test", 4, 3))["loss"]
-    assert loss == pytest.approx(found["healed"], abs=1e-6)
+    assert loss_of(made.task, made.model) == pytest.approx(found["healed"], abs=1e-6)
     # As asked without deltas, the same pattern loses more.
     assert call("compress", run, *SHORT, "--unique", "2", "--no-removing", "--shortlist", "1", "--out", "no").status == 0
     assert found["zero_shot"] < summary(tmp_path / "no")["zero_shot"]
@@ -189,11 +188,7 @@ def test_an_encoder_with_deltas_is_saved_untied(
     layers = model.encoder.layer
     assert not torch.equal(layers[0].attention.self.query.weight, layers[1].attention.self.query.weight)
     assert torch.equal(layers[0].attention.self.query.bias, layers[1].attention.self.query.bias)
-    data = DataConfig(path=str(root / "corpus.txt"), tokenizer="pretrained")
-    task = tasks.make(HFTaskConfig(head="embedding"), HFConfig(pretrained=str(root / "bert"), context=16), data)
-    with torch.no_grad():
-        loss = task.metrics(model.eval(), task.evaluation_batches("test", 4, 3))["loss"]
-    assert loss == pytest.approx(found["healed"], abs=1e-6)
+    assert loss_of(make_task(root / "bert", root / "corpus.txt"), model.eval()) == pytest.approx(found["healed"], abs=1e-6)
 
 
 def test_damage_is_the_divergence_from_the_original_too(call: Call, run: Path, tmp_path: Path) -> None:
@@ -258,8 +253,7 @@ def test_an_agent_searches(call: Call, pretrained: tuple[str, ...], tmp_path: Pa
     assert done.status == 0, done.err
     assert summary(tmp_path / "out")["search"] == search
     assert summary(tmp_path / "out")["num_sets"] == 2
-    lines = [json.loads(line) for line in (tmp_path / "out" / "queries.jsonl").read_text().splitlines()]
-    asked = {Sources.parse(line["sources"]) for line in lines if line["split"] == "reward"}
+    asked = {Sources.parse(line["sources"]) for line in queries(tmp_path / "out") if line["split"] == "reward"}
     within = {sources for sources in asked if 0 < sources.num_sets <= 2}
     by_rule = {*rules.tyings(3, 2).values(), *rules.removals(3, 2).values()}
     assert within - by_rule  # the agent's own
@@ -269,8 +263,7 @@ def test_an_agent_searches(call: Call, pretrained: tuple[str, ...], tmp_path: Pa
 
 def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...], tmp_path: Path) -> None:
     assert call("compress", *pretrained, "--no-removing", "--unique", "1", "--out", "out").status == 0
-    lines = [json.loads(line) for line in (tmp_path / "out" / "queries.jsonl").read_text().splitlines()]
-    assert all("-" not in line["sources"] for line in lines)
+    assert all("-" not in line["sources"] for line in queries(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

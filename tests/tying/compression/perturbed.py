@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 
 from tests.conftest import words
+from tests.tying.blocks import perturb
 from tying.data.corpora import DataConfig
 from tying.models.config import GPTConfig
+from tying.tasks.base import Task
 from tying.tasks.causal_lm import CausalLM
 from tying.tasks.config import TaskConfig
 
@@ -20,11 +22,8 @@ def make_task(folder: Path, num_layers: int = 4) -> CausalLM:
     return task
 
 
-@torch.no_grad()
-def make_model(task: CausalLM) -> torch.nn.Module:
-    """Return a model of it whose layers are far from each other."""
+def make_model(task: Task, std: float = 0.2) -> torch.nn.Module:
+    """Return a model of a task whose layers are far from each other."""
     model = task.build_model(0)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    perturb(model, std)
     return model

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,13 @@ from tying.parts import Parts
 from tying.tasks.causal_lm import CausalLM
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHARES = ("attention", "feed_forward")
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     return make_task(tmp_path_factory.mktemp("deltas"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread: None) -> Iterator[None]:
-    yield
 
 
 @pytest.mark.parametrize("rank", [1, 4])

@@ -1,6 +1,5 @@
 """Divergence: the KL divergence from an original, by brute force, in questions and in healing."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,12 @@ from tying.tasks.config import PHopConfig
 from tying.tasks.p_hop import PHop
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     return make_task(tmp_path_factory.mktemp("divergence"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread: None) -> Iterator[None]:
-    yield
 
 
 def by_hand(task: CausalLM, model: torch.nn.Module, sources: Sources, batches: list) -> float:

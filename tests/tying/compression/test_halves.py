@@ -2,47 +2,23 @@
 
 import copy
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from perturbed import make_model, make_task
 from torch import nn
 
-from tests.conftest import words
-from tests.tying.hf.folders import make_folder
-from tying import InputError, LayerBinding, Pointers, tasks
+from tests.tying.hf import folders
+from tying import InputError, LayerBinding, Pointers
 from tying.binding.sharing import shared_names
 from tying.compression import BlockWalk, Sources
-from tying.data.corpora import DataConfig
-from tying.hf.config import OWN_TOKENIZER, HFConfig, HFTaskConfig
 from tying.parts import Parts
 from tying.tasks.base import Task
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*has no weights for pooler")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*has no weights for pooler")]
 SHARES = ("attention", "feed_forward")
 HALVES = Parts(4, "halves")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread: None) -> Iterator[None]:
-    yield
-
-
-def encoder(folder: Path) -> tuple[Task, nn.Module]:
-    """Return a tiny BERT, whose norms stand behind its halves, and the task of its embeddings."""
-    (folder / "corpus.txt").write_text(words(6_000), encoding="utf-8")
-    config = HFConfig(pretrained=str(make_folder("bert", folder / "bert")), context=16)
-    data = DataConfig(path=str(folder / "corpus.txt"), tokenizer=OWN_TOKENIZER)
-    task = tasks.make(HFTaskConfig(name="hf", head="embedding"), config, data)
-    task.require()
-    model = task.build_model(0)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return task, model
 
 
 def tied_for_real(task: Task, model: nn.Module, sources: Sources, norms: str, batches: list[Any]) -> float:
@@ -69,11 +45,10 @@ def tied_for_real(task: Task, model: nn.Module, sources: Sources, norms: str, ba
 @pytest.mark.parametrize("norms", ["shared", "private"])
 @pytest.mark.parametrize("kind", ["gpt", "bert"])
 def test_mixed_patterns_are_answered_as_if_they_were_tied(kind: str, norms: str, tmp_path: Path) -> None:
-    if kind == "gpt":
-        task: Task = make_task(tmp_path)
-        model = make_model(task)  # type: ignore[arg-type]
-    else:
-        task, model = encoder(tmp_path)
+    task: Task = make_task(tmp_path)
+    if kind == "bert":  # norms stand behind its halves
+        task = folders.make_task(folders.make_folder("bert", tmp_path / "bert"), tmp_path / "corpus.txt")
+    model = make_model(task)
     batches = list(task.evaluation_batches("reward", 4, 2))
     walk = BlockWalk(task, model, batches, SHARES, norms)
     count = len(task.blocks(model))

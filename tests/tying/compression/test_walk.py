@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,19 @@ from tying.tasks.base import Task
 from tying.tasks.causal_lm import CausalLM
 from tying.training.config import BindingConfig, TrainerConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     return make_task(tmp_path_factory.mktemp("walk"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread: None) -> Iterator[None]:
-    yield
-
-
 def real_loss(task: Task, model: nn.Module, sources: Sources, binding: BindingConfig, batches: list) -> float:
     healing = Healing(task, model, sources, binding, 0.0)
     trainer = healing.trainer(TrainerConfig(iterations=1, device="cpu"), None, 0)
     trainer.model.eval()
+    assert trainer.pointers == sources.pointers
     return task.metrics(trainer.model, batches)["loss"]
 
 

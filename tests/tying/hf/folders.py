@@ -6,6 +6,10 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from tying.data.corpora import DataConfig
+from tying.hf.config import OWN_TOKENIZER, HFConfig, HFTaskConfig
+from tying.hf.task import Pretrained, make
+
 VOCAB = 264  # more rows than the tokenizers have tokens
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": VOCAB}
 
@@ -26,6 +30,14 @@ def make_folder(family: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     _tokenizer(masks=family == "bert").save_pretrained(folder)
     return folder
+
+
+def make_task(folder: Path, text: Path, head: str = "embedding") -> Pretrained:
+    """Return the task of a folder's model on a text, 16 tokens at once."""
+    data = DataConfig(path=str(text), tokenizer=OWN_TOKENIZER)
+    task = make(HFTaskConfig(head=head), HFConfig(pretrained=str(folder), context=16), data)  # type: ignore[arg-type]
+    task.require()
+    return task
 
 
 def _tokenizer(masks: bool) -> tf.PreTrainedTokenizerFast:

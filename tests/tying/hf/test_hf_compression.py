@@ -1,32 +1,25 @@
 """Compressing models of transformers: layers removed, questions, embeddings."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import transformers as tf
-from folders import make_folder
+from folders import make_folder, make_task
 from hf_models import CAUSAL, USUAL
 
 import tying.hf
 from tests.conftest import words
+from tests.tying.compression.perturbed import make_model
 from tying import InputError
 from tying.compression import BlockWalk, Sources
 from tying.compression.healing import Healing
-from tying.data.corpora import DataConfig
-from tying.hf.config import HFConfig, HFTaskConfig
 from tying.hf.embedding import embed
-from tying.hf.task import Pretrained, make
 from tying.training.config import BindingConfig, TrainerConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HEADS = [("gpt2", "causal_lm"), ("llama", "causal_lm"), ("bert", "masked_lm"), ("bert", "embedding"), ("gpt2", "embedding")]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread: None) -> Iterator[None]:
-    yield
 
 
 @pytest.fixture(scope="module")
@@ -38,28 +31,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def task_of(root: Path, family: str, head: str) -> Pretrained:
-    data = DataConfig(path=str(root / "corpus.txt"), tokenizer="pretrained")
-    task = make(HFTaskConfig(head=head), HFConfig(pretrained=str(root / family), context=16), data)  # type: ignore[arg-type]
-    task.require()
-    return task
-
-
-@torch.no_grad()
-def perturbed(task: Pretrained) -> torch.nn.Module:
-    """Return the pretrained model with layers that are far from each other."""
-    model = task.build_model(0).eval()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
 @pytest.mark.filterwarnings("ignore:.*has no weights for pooler")
 @pytest.mark.parametrize(("family", "head"), HEADS)
 def test_questions_are_answered_as_if_they_were_done(root: Path, family: str, head: str) -> None:
-    task = task_of(root, family, head)
-    model, batches = perturbed(task), list(task.evaluation_batches("reward", 4, 2))
+    task = make_task(root / family, root / "corpus.txt", head)
+    model, batches = make_model(task, 0.1).eval(), list(task.evaluation_batches("reward", 4, 2))
     walk = BlockWalk(task, model, batches)
     for text in ("0 0 2", "2 2 2", "1 - 1", "0 1 -", "- 2 2"):
         sources = Sources.parse(text)
@@ -121,13 +97,13 @@ def test_a_layer_that_the_others_need_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*has no weights for pooler")
 def test_the_original_keeps_its_own_embeddings(root: Path) -> None:
-    task = task_of(root, "bert", "embedding")
+    task = make_task(root / "bert", root / "corpus.txt")
     model = task.build_model(0).eval()
     for batch in task.evaluation_batches("test", 4, 2):
         assert task.size(batch) == len(batch[0]) == 4
         with torch.no_grad():
             assert float(task.loss(model, batch)) == pytest.approx(0, abs=1e-6)
-            assert 0 < float(task.loss(perturbed(task), batch)) <= 2
+            assert 0 < float(task.loss(make_model(task, 0.1).eval(), batch)) <= 2
             assert embed(model, batch[0]).norm(dim=-1) == pytest.approx(torch.ones(4))
     first, again = task.batch(3, 1, 4), task.batch(3, 1, 4)
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))

@@ -63,16 +63,6 @@ def test_a_fork_leaves_nothing() -> None:
     assert losses(once) == losses(forked)
 
 
-def test_rank_0_and_no_ties_train_as_without_the_option() -> None:
-    plain = Trainer(made_up_task(MODEL), TrainerConfig(iterations=60, batch_size=4, device="cpu"), OptimConfig(1e-2))
-    expected = losses(plain)
-    for rank in (0, 3):
-        made = trainer(rank)
-        assert losses(made) == expected
-        assert list(made.model.state_dict()) == list(plain.model.state_dict())
-        assert (made.trainable_params, made.independent_params) == (plain.trainable_params, plain.independent_params)
-
-
 def test_what_is_tied_from_the_start_begins_as_asked_for() -> None:
     """With "zero" as the tied model; with "svd" near the untied one, whose weights are all drawn."""
     pointers = Pointers((0, 0, 0, 0))
