@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, C width, V vocabulary.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from tying.isolation import isolated
 from tying.models.config import BlocksConfig, DecoderConfig, ModelConfig
-from tying.models.cross_entropy import cross_entropy
 from tying.models.parts.cache import Cache, MapCache
 from tying.models.parts.in_force import pointers_in_force
 from tying.seeding import derive_seed
@@ -44,7 +43,8 @@ class BlockModel(nn.Module, ABC):
     def __init__(self, config: BlocksConfig, size: Any, seed: int | None) -> None:
         super().__init__()
         self.config = config
-        self.recompute = self.chunked_loss = False
+        self.recompute = False
+        self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
         with torch.device("meta"):  # no draws from the global generator, no memory before the real weights
             self.build(size)
         if seed is not None:
@@ -127,9 +127,7 @@ class Model(BlockModel):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean negative log-likelihood in nats per token: (B, T), (B, T) int64 -> scalar."""
-        compute = cross_entropy if self.chunked_loss else F.cross_entropy
-        loss: Tensor = compute(self(tokens).flatten(0, 1), targets.flatten())
-        return loss
+        return self.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
 
     @torch.no_grad()
     def generate(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tying.data.corpora import DataConfig
 from tying.models.config import BlocksConfig
+from tying.models.cross_entropy import cross_entropy
 from tying.tasks.config import TaskConfig
 from tying.training.record import perplexity
 
@@ -109,7 +110,7 @@ class Task(ABC):
 
     def chunk_loss(self, model: nn.Module) -> None:
         """Let a model of `tying.models` compute its cross-entropy in chunks; others keep their own."""
-        model.chunked_loss = True  # type: ignore[assignment]
+        model.cross_entropy = cross_entropy  # type: ignore[assignment]
 
     @abstractmethod
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:

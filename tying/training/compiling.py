@@ -23,6 +23,13 @@ def compile_blocks(blocks: Sequence[nn.Module], device: torch.device) -> None:
         block.forward = torch.compile(block.forward)
 
 
+def compile_loss(model: nn.Module) -> None:
+    """Compile the cross-entropy of a model of `tying.models`: a GPU then keeps no float32 copy of all logits."""
+    compute = getattr(model, "cross_entropy", None)
+    if compute is not None:
+        model.cross_entropy = torch.compile(compute)  # type: ignore[assignment]
+
+
 def _require_compiler(device: torch.device) -> None:
     """Compile something small and new, so that a missing compiler is known before anything else is done.
 

@@ -26,7 +26,7 @@ from tying.pointers import Pointers
 from tying.seeding import derive_seed, global_generators_kept, seed_device
 from tying.tasks.base import Batch, Task, on_device
 from tying.training.attention import Float32Attention
-from tying.training.compiling import compile_blocks
+from tying.training.compiling import compile_blocks, compile_loss
 from tying.training.config import BindingConfig, OptimConfig, TrainerConfig
 from tying.training.device import find_device
 from tying.training.memory import give_back_freed_memory, keep_freed_memory
@@ -126,6 +126,8 @@ class Trainer:
         self.model.to(self.device)  # the parameters stay the same objects
         if config.compile:
             compile_blocks(blocks, self.device)
+            if self.device.type == "cuda":
+                compile_loss(self.model)
 
     def _build_model(self, binding: BindingConfig, pointers: Pointers | None) -> nn.Module:
         remembers = binding.delta_rank > 0 and binding.delta_start == "svd"
