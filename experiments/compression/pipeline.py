@@ -53,6 +53,21 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Losses of the search, before healing, all of the reward split.
+
+    Attributes:
+        original: Of the original.
+        best: Of the best pattern of a size.
+        median: The median of all patterns of the size that were asked.
+    """
+
+    original: float
+    best: float
+    median: float
+
+
+@dataclass(frozen=True)
 class Size:
     """The result at one number of sets.
 
@@ -61,7 +76,7 @@ class Size:
         chosen: The pattern that is healed for the whole budget.
         healed: Its test loss after that.
         others: Rivals: the best tying, the best removal, and every rule.
-        median: The median loss of all patterns that were asked at this size; of the reward split.
+        asked: What the search was answered.
         delta_params: Parameters of the chosen pattern's low-rank deltas.
     """
 
@@ -69,7 +84,7 @@ class Size:
     chosen: Candidate
     healed: float
     others: list[Candidate]
-    median: float
+    asked: Asked
     delta_params: int = 0
 
 
@@ -158,8 +173,9 @@ class _Work:
         first = num_sets == self.sizes[0]
         whole = self.healings.saved(chosen.sources, "model" if first else f"model-{num_sets}")
         others = [healed[name] for name in healed if name in rivals or healed[name].sources != chosen.sources]
+        asked = Asked(self.ask.walk.original, self.ask(found.best[0]), found.median)
         deltas = self.ask.walk.delta_params(chosen.sources)
-        return Size(num_sets, replace(chosen, name="chosen"), whole["test_loss"], [*others, *rules], found.median, deltas)
+        return Size(num_sets, replace(chosen, name="chosen"), whole["test_loss"], [*others, *rules], asked, deltas)
 
     def _rivals(self, found: Found) -> dict[str, Sources]:
         """Return the best tying, the best removal, and the best rule of each kind, or all rules; by the reward split."""

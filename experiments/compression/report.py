@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.compression.pipeline import Candidate, Outcome, Size
+from experiments.compression.pipeline import Asked, Candidate, Outcome, Size
 from experiments.run.figures import figure_of, png
 from experiments.run.intervals import FEWEST, student_interval, with_interval, written
 from tying import palette
@@ -22,8 +22,10 @@ from tying.compression.sources import Sources
 from tying.files import write_json, write_text
 from tying.models.base import num_params
 
-# A best pattern that keeps less than this share of the distance between the median and the original has lost the model.
+# The order of patterns says little where the best keeps less than this share of the median's damage away,
 _BLIND = 0.2
+# and has come farther than this share of the way from the original to a model that knows nothing.
+_LOST = 0.5
 
 _PAGE = jinja2.Template(
     """<!doctype html>
@@ -154,11 +156,17 @@ def _verdict(size: Size, outcome: Outcome) -> str:
             f"After short healing the chosen pattern has {np.mean(chosen.healed):.4f}, the best fixed rule "
             f"({best.name}) {np.mean(best.healed):.4f}."
         )
-    if size.median - chosen.zero_shot < _BLIND * (size.median - original):
+    if _all_lost(size.asked, outcome.subject.objective.uninformed_loss):
         parts.append("Every pattern of this size loses most of the model: the order among them says little.")
     if len(chosen.healed) < FEWEST:
         parts.append("Short healing has too few seeds for intervals: small differences are no evidence.")
     return " ".join(parts)
+
+
+def _all_lost(asked: Asked, uninformed_loss: float) -> bool:
+    """Return whether the best pattern of a size has lost most of the model, and is hardly better than the median."""
+    damage, usual = asked.best - asked.original, asked.median - asked.original
+    return damage > _LOST * (uninformed_loss - asked.original) and usual - damage < _BLIND * usual
 
 
 def _tying_or_removal(tying: Candidate, removal: Candidate, equal: str) -> str:
