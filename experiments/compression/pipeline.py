@@ -77,7 +77,7 @@ class Size:
         healed: Its test loss after that.
         others: Rivals: the best tying, the best removal, and every rule.
         asked: What the search was answered.
-        delta_params: Parameters of the chosen pattern's low-rank deltas.
+        block_params: Parameters of the blocks that the chosen pattern has, deltas included.
     """
 
     num_sets: int
@@ -85,7 +85,7 @@ class Size:
     healed: float
     others: list[Candidate]
     asked: Asked
-    delta_params: int = 0
+    block_params: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Outcome:
         sizes: At every number of sets, the first one first.
         original: The original's test loss.
         subject: What was compressed.
-        set_params: Parameters of one set of shared weights.
+        block_params: Parameters of the original's blocks.
         queries: Questions asked in the search.
         wall_s: Wall seconds of this process.
         memory_mib: Memory that it holds at the end.
@@ -105,7 +105,7 @@ class Outcome:
     sizes: list[Size]
     original: float
     subject: Subject
-    set_params: int
+    block_params: int
     queries: int
     wall_s: float
     memory_mib: int
@@ -145,7 +145,8 @@ class _Work:
         found = [self._size(num_sets) for num_sets in self.sizes]
         memory = psutil.Process().memory_info().rss // 2**20
         seconds = time.monotonic() - self._start
-        return Outcome(found, original, self.subject, self.ask.walk.set_params, len(self.ask.asked), seconds, memory)
+        params = self.ask.walk.block_params(Sources.original(self.subject.num_layers))
+        return Outcome(found, original, self.subject, params, len(self.ask.asked), seconds, memory)
 
     def _questions(self, split: str, num_batches: int, ledger: Ledger) -> Questions:
         """Return the questions to a split; those that the ledger has answers for are answered."""
@@ -174,8 +175,8 @@ class _Work:
         whole = self.healings.saved(chosen.sources, "model" if first else f"model-{num_sets}")
         others = [healed[name] for name in healed if name in rivals or healed[name].sources != chosen.sources]
         asked = Asked(self.ask.walk.original, self.ask(found.best[0]), found.median)
-        deltas = self.ask.walk.delta_params(chosen.sources)
-        return Size(num_sets, replace(chosen, name="chosen"), whole["test_loss"], [*others, *rules], asked, deltas)
+        params = self.ask.walk.block_params(chosen.sources)
+        return Size(num_sets, replace(chosen, name="chosen"), whole["test_loss"], [*others, *rules], asked, params)
 
     def _rivals(self, found: Found) -> dict[str, Sources]:
         """Return the best tying, the best removal, and the best rule of each kind, or all rules; by the reward split."""

@@ -101,7 +101,7 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
 def _size_entry(size: Size, outcome: Outcome) -> dict[str, Any]:
     return {
         "num_sets": size.num_sets,
-        "share": _share(size, outcome),
+        "share": size.block_params / outcome.block_params,
         "pointers": size.chosen.sources.entries,
         "sources": list(size.chosen.sources),
         "zero_shot": size.chosen.zero_shot,
@@ -121,12 +121,6 @@ def _size_entry(size: Size, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _share(size: Size, outcome: Outcome) -> float:
-    """Return the parameters of the sets and deltas that are kept, as a share of those of the original's sets."""
-    kept = size.num_sets * outcome.set_params + size.delta_params
-    return kept / (outcome.subject.num_layers * outcome.set_params)
-
-
 def _title(size: Size, outcome: Outcome) -> str:
     return f"{size.num_sets} of {outcome.subject.num_layers} sets of block weights"
 
@@ -135,7 +129,7 @@ def _verdict(size: Size, outcome: Outcome) -> str:
     """Return the result in words, computed from the figures."""
     chosen, original = size.chosen, outcome.original
     params = num_params(outcome.subject.model)
-    left = params - (outcome.subject.num_layers - size.num_sets) * outcome.set_params + size.delta_params
+    left = params - outcome.block_params + size.block_params
     parts = [
         f"'{chosen.sources}' keeps {left / params:.0%} of all parameters and runs {len(chosen.sources.kept)} of "
         f"{len(chosen.sources)} layers; its loss is {chosen.zero_shot:.4f} at once and {size.healed:.4f} after healing "

@@ -1,5 +1,6 @@
 """The settings of `experiments.compress`: its own flags, and those of a run for the task, the data and healing."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,8 @@ class CompressFlags:
         "task"
     )
     target: list[float] = setting(
-        "sets of block weights to keep, as a share of the original's [above 0, below 1]; several for a curve, of which the "
-        "first is saved as model/ (default 0.5)",
+        "sets of block weights to keep, as a share of the original's, rounded down [above 0, below 1]; several for a "
+        "curve, of which the first is saved as model/ (default 0.5)",
         default=[],
     )
     unique: list[int] = setting("the same as numbers of sets [sets, >= 1]", default=[])
@@ -80,11 +81,15 @@ class CompressFlags:
         """Return the numbers of sets to reach, the first one first.
 
         Raises:
-            InputError: If the model has no more layers than that.
+            InputError: If the model has no more layers than that, or a share of them is less than one.
         """
-        sizes = self.unique or [max(1, int(share * num_layers + 1e-9)) for share in self.target or [0.5]]
+        shares = self.target or [0.5]
+        sizes = self.unique or [int(share * num_layers + 1e-9) for share in shares]
         if max(sizes) >= num_layers:
             raise InputError(f"{max(sizes)} sets: the model has {num_layers}, so that fewer are less; see --unique")
+        if min(sizes) < 1:
+            least = math.ceil(1000 / num_layers) / 1000
+            raise InputError(f"--target {min(shares)}: the model has {num_layers} sets; the least is {least}, 1 set")
         return list(dict.fromkeys(sizes))
 
 

@@ -127,6 +127,13 @@ class BlockWalk:
         sets = sum(size * len(set(own) - {None}) for size, own in zip(self.part_params, self._parts(sources), strict=True))
         return sets + self.delta_params(sources)
 
+    def block_params(self, sources: Sources) -> int:
+        """Return all parameters of the blocks that exist under sources: sets, deltas, and what stays with each layer."""
+        shared = {id(weight) for part in self._weights for layer in part for weight in layer.values()}
+        kept = (block for block, label in zip(self._blocks, self._labels(sources), strict=True) if set(label) != {None})
+        stays = sum(own.numel() for block in kept for own in block.parameters() if id(own) not in shared)
+        return stays + self.params(sources)
+
     def delta_params(self, sources: Sources) -> int:
         """Return the parameters of the deltas of all tied positions."""
         labels = self._labels(sources)

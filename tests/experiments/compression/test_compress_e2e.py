@@ -178,6 +178,17 @@ def test_tied_layers_remember_by_deltas_that_count(call: Call, run: Path, tmp_pa
     assert found["zero_shot"] < summary(tmp_path / "no")["zero_shot"]
 
 
+def test_the_share_has_what_stays_with_each_layer(call: Call, run: Path, tmp_path: Path) -> None:
+    attention = ("--binding.share", "attention", "--shortlist", "1", "--no-removing")
+    done = call("compress", run, *SHORT, "--unique", "1", *attention, "--out", "out")
+    assert done.status == 0, done.err
+    found, made = summary(tmp_path / "out"), load_run(tmp_path / "out" / "model").summary
+    assert found["share"] == made["trainable_block_params"] / made["independent_block_params"]
+    assert found["share"] > 0.6  # all feed-forwards, of two thirds
+    left = 1 - (made["independent_params"] - made["trainable_params"]) / made["independent_params"]
+    assert f"keeps {left:.0%} of all parameters" in found["verdict"]
+
+
 def test_an_encoder_with_deltas_is_saved_untied(
     call: Call, pretrained: tuple[str, ...], root: Path, tmp_path: Path
 ) -> None:
@@ -271,6 +282,8 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
     [
         (("--reward.param_weight", "1"), "--reward.param_weight=1: --target or --unique says how many parameters"),
         (("--target", "0"), "--target 0.0: allowed are shares above 0 and below 1"),
+        (("--target", "0.3"), "--target 0.3: the model has 3 sets; the least is 0.334, 1 set"),
+        (("--target", "0.5", "0.1"), "--target 0.1: the model has 3 sets; the least is 0.334, 1 set"),
         (("--unique", "3"), "3 sets: the model has 3"),
         (("--unique", "4"), "4 sets: the model has 3"),
         (("--unique", "0"), "--unique 0: a model keeps at least 1 set"),

@@ -21,8 +21,8 @@ def verdict(asked: Asked, at_once: float, original: float, uninformed_loss: floa
         objective=types.SimpleNamespace(uninformed_loss=uninformed_loss),
         compression=types.SimpleNamespace(config=types.SimpleNamespace(binding=types.SimpleNamespace(delta_rank=0))),
     )
-    size = Size(2, Candidate("chosen", Sources.parse("0 0 2"), at_once, (at_once,), (at_once,)), at_once, [], asked)
-    return report._verdict(size, Outcome([size], original, subject, 5, 3, 1.0, 1))
+    size = Size(2, Candidate("chosen", Sources.parse("0 0 2"), at_once, (at_once,), (at_once,)), at_once, [], asked, 10)
+    return report._verdict(size, Outcome([size], original, subject, 15, 3, 1.0, 1))
 
 
 def test_a_test_split_that_is_harder_is_no_loss_of_the_model() -> None:

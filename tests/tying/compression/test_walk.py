@@ -20,6 +20,13 @@ from tying.training.config import BindingConfig, TrainerConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+BINDINGS = [
+    BindingConfig(),
+    BindingConfig(norms="private"),
+    BindingConfig(share="attention"),
+    BindingConfig(share="feed_forward", delta_rank=2),
+]
+
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
@@ -53,6 +60,19 @@ def test_donors_and_removals_are_answered_as_if_they_were_done(task: CausalLM, b
     for values in itertools.islice(itertools.product(choices, repeat=4), 1, None, 7):
         sources = Sources(values)
         assert walk.loss(sources) == pytest.approx(real_loss(task, model, sources, binding, batches), abs=1e-6), sources
+
+
+@pytest.mark.parametrize("binding", BINDINGS, ids=str)
+def test_parameters_are_counted_as_the_copy_has_them(task: CausalLM, binding: BindingConfig) -> None:
+    model = make_model(task)
+    walk = BlockWalk(
+        task, model, task.evaluation_batches("reward", 4, 1), binding.share, binding.norms, delta_rank=binding.delta_rank
+    )
+    for text in ("0 1 2 3", "0 0 2 2", "3 - 3 0", "- - 1 -"):
+        healing = Healing(task, model, Sources.parse(text), binding, 0.0)
+        trainer = healing.trainer(TrainerConfig(iterations=1, device="cpu"), None, 0)
+        assert walk.block_params(Sources.parse(text)) == trainer.binding.trainable_params, text
+    assert walk.block_params(Sources([None] * 4)) == 0
 
 
 def test_a_model_without_layers_is_answered_too(task: CausalLM) -> None:
