@@ -12,15 +12,18 @@ from experiments.run import cli
 
 
 def main(words: Sequence[str]) -> dict[str, Any]:
-    """Compress, write the report, show it, and return the summary."""
+    """Compress and write the report, unless that was done before, show it, and return the summary."""
     compression = settings.parse(words)
     # Imported now, since they import torch: mistakes are answered before.
     from experiments.compression.pipeline import compress
-    from experiments.compression.report import write_report
+    from experiments.compression.report import show_report, write_report
     from experiments.run.console import make_console
 
     console = make_console()
-    return write_report(compress(compression, console), console)
+    outcome = compress(compression, console)
+    if outcome is not None:
+        write_report(outcome)
+    return show_report(compression.out, console)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Healings: compressed copies that are trained, measured, and remembered."""
 
-import time
 from pathlib import Path
 from typing import Any
 
+from experiments.compression.clock import Clock
 from experiments.compression.ledger import Ledger
 from experiments.compression.progress import Bars
 from experiments.compression.settings import Compression
@@ -19,43 +19,52 @@ from tying.training import checkpoint
 from tying.training.trainer import Trainer
 
 _LINE = schema.shape(sources=str, iterations=int, seed=int, reward_loss=float, test_loss=float, train_s=float)
-_CHECKPOINTS = 10  # of a healing that is kept
+_CHECKPOINTS = 10  # of a healing
+# A shorter healing whose copy is not saved has none: it is done again in less time than they are worth.
+_MOST_UNSAVED = 100
 # Of the loss, between a question and the copy that is made: more means that the copy is of another model.
 _TOLERANCE = 1e-4
 
 
 class Healings:
-    """Heals patterns, each once; results stand in healed.jsonl, those that are kept have checkpoints.
+    """Heals patterns, each once; results stand in healed.jsonl, long healings and those that are saved have checkpoints.
 
     Args:
         subject: The original.
         compression: How it is healed.
         ask: Questions to the reward split.
         bars: Where progress is shown.
+        clock: Of the whole compression.
         origin: Of the results; see Ledger.
     """
 
-    def __init__(self, subject: Subject, compression: Compression, ask: Questions, bars: Bars, origin: str) -> None:
+    def __init__(
+        self, subject: Subject, compression: Compression, ask: Questions, bars: Bars, clock: Clock, origin: str
+    ) -> None:
         self._subject = subject
         self._flags, self._config, self._out = compression.flags, compression.config, compression.out
         self._ask = ask
         self._bars = bars
+        self._clock = clock
         self._ledger = Ledger(self._out / "healed.jsonl", _LINE, ("sources", "iterations", "seed"), origin)
 
     def measured(self, sources: Sources, iterations: int, seed: int) -> dict[str, Any]:
         """Return the losses of a pattern after healing."""
-        known = self._ledger.get(str(sources), iterations, seed)
-        return known if known is not None else self._heal(sources, iterations, seed, None)[1]
+        checkpoints = self._out / f"healing-{'_'.join(str(sources).split())}-s{seed}"
+        line = self._ledger.get(str(sources), iterations, seed)
+        if line is None:
+            _, line = self._heal(sources, iterations, seed, checkpoints if iterations > _MOST_UNSAVED else None)
+        remove(checkpoints)
+        return line
 
     def saved(self, sources: Sources, name: str) -> dict[str, Any]:
         """Heal a pattern for the whole budget, save the copy in a folder of that name, and return its losses."""
         iterations, seed = self._config.trainer.iterations, self._config.run.seed
-        known = self._ledger.get(str(sources), iterations, seed)
+        line = self._ledger.get(str(sources), iterations, seed)
         folder, checkpoints = self._out / name, self._out / f"healing-{name}"
-        if known is not None and folder.is_dir():
-            return known
-        trainer, line = self._heal(sources, iterations, seed, checkpoints)
-        self._subject.save(trainer, sources, folder, line)
+        if line is None or not folder.is_dir():
+            trainer, line = self._heal(sources, iterations, seed, checkpoints)
+            self._subject.save(trainer, sources, folder, line)
         remove(checkpoints)
         return line
 
@@ -68,11 +77,17 @@ class Healings:
         if done:
             checkpoint.load(trainer, done[-1])
         piece = -(-iterations // _CHECKPOINTS)
-        started = time.monotonic()
+        clock = Clock(checkpoints / "clock.json" if checkpoints is not None else None)
+
+        def advance(_: Any) -> None:
+            self._bars.advance(1)
+            self._clock.tick()
+            clock.tick()
+
         with self._bars.bar(f"healing {sources}, seed {seed}", iterations):
             self._bars.advance(trainer.iteration)
             while trainer.iteration < iterations:
-                trainer.train(min(piece, iterations - trainer.iteration), lambda _: self._bars.advance(1))
+                trainer.train(min(piece, iterations - trainer.iteration), advance)
                 if checkpoints is not None:
                     checkpoints.mkdir(exist_ok=True)
                     newest = checkpoints / str(trainer.iteration)
@@ -85,7 +100,7 @@ class Healings:
             "iterations": iterations,
             "seed": seed,
             **{f"{split}_loss": trainer.evaluate(split, self._flags.test_batches) for split in ("reward", "test")},
-            "train_s": time.monotonic() - started,
+            "train_s": clock.seconds,
         }
         return trainer, self._ledger.add(line)
 

@@ -1,13 +1,13 @@
 """The way from a trained model to a smaller one: questions, short healing of a few, healing of the best.
 
 Search asks the reward split, healing trains on the train split, and all figures that are reported are of the test split.
-What is done stands in queries.jsonl, healed.jsonl and a checkpoint; the same command resumes.
+What is done stands in queries.jsonl, healed.jsonl and checkpoints; the same command resumes.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from experiments.compression import searching
+from experiments.compression.clock import Clock
 from experiments.compression.healings import Healings
 from experiments.compression.ledger import Ledger
 from experiments.compression.progress import Bars
 from experiments.compression.settings import Compression
 from experiments.compression.subject import Subject
+from experiments.run import cli
 from tying import schema
 from tying.compression.search import Found, Questions
 from tying.compression.sources import Sources
@@ -30,6 +32,7 @@ from tying.errors import InputError
 from tying.files import read_json, require_room, write_json
 
 FORMAT = 1
+SUMMARY = "summary.json"  # written last: where it is, all is done
 _QUERY = schema.shape(split=str, sources=str, loss=float)
 
 
@@ -98,7 +101,7 @@ class Outcome:
         subject: What was compressed.
         block_params: Parameters of the original's blocks.
         queries: Questions asked in the search.
-        wall_s: Wall seconds of this process.
+        wall_s: Wall seconds of all processes that worked on it.
         memory_mib: Memory that it holds at the end.
     """
 
@@ -111,15 +114,16 @@ class Outcome:
     memory_mib: int
 
 
-def compress(compression: Compression, console: Console) -> Outcome:
-    """Do what is not done yet, and return the result.
+def compress(compression: Compression, console: Console) -> Outcome | None:
+    """Do what is not done yet, and return the result; None where all was done before.
 
     Raises:
         InputError: If the folder holds something else, another process is at it, or the model cannot be compressed.
     """
     _require_folder(compression)
-    with _locked(compression):
-        return _Work(compression, Bars(console)).outcome()
+    with _locked(compression), cli.resumable(compression.command):
+        work = _Work(compression, Bars(console))
+        return None if work.finished else work.outcome()
 
 
 class _Work:
@@ -128,29 +132,52 @@ class _Work:
     def __init__(self, compression: Compression, bars: Bars) -> None:
         self.compression, self.flags, self.config = compression, compression.flags, compression.config
         self.bars = bars
-        self._start = time.monotonic()
+        self.clock = Clock(compression.out / "clock.json")
         self.subject = Subject.load(compression)
         self.sizes = self.flags.sizes(self.subject.num_layers)
         write_json(compression.out / "config.json", _settings(compression))
-        origin = self.subject.origin(_settings(compression))
-        ledger = Ledger(compression.out / "queries.jsonl", _QUERY, ("split", "sources"), origin)
-        self.ask = self._questions("reward", self.config.reward.num_batches, ledger)
-        self.test = self._questions("test", self.flags.test_batches, ledger)
-        self.healings = Healings(self.subject, compression, self.ask, bars, origin)
+        self._origin = self.subject.origin(_settings(compression))
+        self._ledger = Ledger(compression.out / "queries.jsonl", _QUERY, ("split", "sources"), self._origin)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the summary and all models are there."""
+        return all((self.compression.out / name).exists() for name in (SUMMARY, *map(self._folder, self.sizes)))
 
     def outcome(self) -> Outcome:
         """Do what is not done yet; see `compress`."""
-        with self.bars.bar("the original"):
-            original = self.test(Sources.original(self.subject.num_layers))
-        found = [self._size(num_sets) for num_sets in self.sizes]
+        try:
+            with self.bars.bar("the original"):
+                original = self.test(Sources.original(self.subject.num_layers))
+            found = [self._size(num_sets) for num_sets in self.sizes]
+        finally:
+            self.clock.write()
         memory = psutil.Process().memory_info().rss // 2**20
-        seconds = time.monotonic() - self._start
         params = self.ask.walk.block_params(Sources.original(self.subject.num_layers))
-        return Outcome(found, original, self.subject, params, len(self.ask.asked), seconds, memory)
+        return Outcome(found, original, self.subject, params, len(self.ask.asked), self.clock.seconds, memory)
 
-    def _questions(self, split: str, num_batches: int, ledger: Ledger) -> Questions:
+    @cached_property
+    def ask(self) -> Questions:
+        """Questions to the reward split."""
+        return self._questions("reward", self.config.reward.num_batches)
+
+    @cached_property
+    def test(self) -> Questions:
+        """Questions to the test split."""
+        return self._questions("test", self.flags.test_batches)
+
+    @cached_property
+    def healings(self) -> Healings:
+        """The healings."""
+        return Healings(self.subject, self.compression, self.ask, self.bars, self.clock, self._origin)
+
+    def _folder(self, num_sets: int) -> str:
+        """Return the name of the folder of a size's model."""
+        return "model" if num_sets == self.sizes[0] else f"model-{num_sets}"
+
+    def _questions(self, split: str, num_batches: int) -> Questions:
         """Return the questions to a split; those that the ledger has answers for are answered."""
-        task, binding = self.subject.objective, self.config.binding
+        task, binding, ledger = self.subject.objective, self.config.binding, self._ledger
         batches = task.evaluation_batches(split, self.config.trainer.batch_size, num_batches)
         walk = BlockWalk(task, self.subject.model, batches, binding.share, binding.norms, delta_rank=binding.delta_rank)
         known = {Sources.parse(text): line["loss"] for (s, text), line in ledger.lines.items() if s == split}
@@ -158,6 +185,7 @@ class _Work:
         def note(sources: Sources, loss: float) -> None:
             ledger.add({"split": split, "sources": str(sources), "loss": loss})
             self.bars.advance(1)
+            self.clock.tick()
 
         return Questions(walk, known, note)
 
@@ -171,8 +199,7 @@ class _Work:
         with self.bars.bar(f"{num_sets} sets: rules on the test split"):
             by_rule = {**found.rules, **found.informed}
             rules = [Candidate(name, s, self.test(s)) for name, s in by_rule.items() if name not in rivals]
-        first = num_sets == self.sizes[0]
-        whole = self.healings.saved(chosen.sources, "model" if first else f"model-{num_sets}")
+        whole = self.healings.saved(chosen.sources, self._folder(num_sets))
         others = [healed[name] for name in healed if name in rivals or healed[name].sources != chosen.sources]
         asked = Asked(self.ask.walk.original, self.ask(found.best[0]), found.median)
         params = self.ask.walk.block_params(chosen.sources)

@@ -2,7 +2,8 @@
 
 import base64
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.compression.pipeline import Asked, Candidate, Outcome, Size
+from experiments.compression.pipeline import SUMMARY, Asked, Candidate, Outcome, Size
 from experiments.run.figures import figure_of, png
 from experiments.run.intervals import FEWEST, student_interval, with_interval, written
 from tying import palette
 from tying.compression.sources import Sources
-from tying.files import write_json, write_text
+from tying.files import read_json, write_json, write_text
 from tying.models.base import num_params
 
 # The order of patterns says little where the best keeps less than this share of the median's damage away,
@@ -54,27 +55,30 @@ img { max-width: 100% } pre { background: #f5f5f5; padding: .7em; white-space: p
 )
 
 
-def write_report(outcome: Outcome, console: Console) -> dict[str, Any]:
-    """Write summary.json and report.html, show the tables, and return the summary."""
+def write_report(outcome: Outcome) -> None:
+    """Write report.html and summary.json."""
     compression = outcome.subject.compression
     summary = _summary(outcome)
-    folder = compression.out
     pictures = {"curve": _curve(outcome), "maps": _maps(outcome.sizes)}
     page = _PAGE.render(
         title=f"{compression.flags.model}, compressed",
         command=shlex.join(compression.command),
         sizes=[
-            {"title": _title(size, outcome), "verdict": _verdict(size, outcome), "table": Markup(_html(size))}
-            for size in outcome.sizes
+            {"title": _title(size), "verdict": size["verdict"], "table": Markup(_html(size))} for size in summary["sizes"]
         ],
         notes=_notes(outcome),
         **{name: base64.b64encode(png(figure)).decode() for name, figure in pictures.items()},
     )
-    write_text(folder / "report.html", page)
-    write_json(folder / "summary.json", summary)
-    for size in outcome.sizes:
-        console.print(_terminal(size, _title(size, outcome)))
-        console.print(_verdict(size, outcome))
+    write_text(compression.out / "report.html", page)
+    write_json(compression.out / SUMMARY, summary)
+
+
+def show_report(folder: Path, console: Console) -> dict[str, Any]:
+    """Show the tables of a finished compression, and return its summary."""
+    summary: dict[str, Any] = read_json(folder / SUMMARY)
+    for size in summary["sizes"]:
+        console.print(_terminal(size))
+        console.print(size["verdict"])
     console.print(f"model      {shlex.quote(str(folder / 'model'))}", soft_wrap=True)
     console.print(f"report     {shlex.quote(str(folder / 'report.html'))}", soft_wrap=True)
     return summary
@@ -121,8 +125,8 @@ def _size_entry(size: Size, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _title(size: Size, outcome: Outcome) -> str:
-    return f"{size.num_sets} of {outcome.subject.num_layers} sets of block weights"
+def _title(size: Mapping[str, Any]) -> str:
+    return f"{size['num_sets']} of {len(size['sources'])} sets of block weights"
 
 
 def _verdict(size: Size, outcome: Outcome) -> str:
@@ -176,23 +180,26 @@ def _tying_or_removal(tying: Candidate, removal: Candidate, equal: str) -> str:
     )
 
 
-def _rows(size: Size) -> Iterator[tuple[str, ...]]:
-    others = sorted(size.others, key=lambda other: (not other.healed, np.mean(other.healed or other.zero_shot)))
-    for candidate in (size.chosen, *others):
-        chosen = candidate is size.chosen
-        short = f"{np.mean(candidate.healed):.4f}" if candidate.healed else "-"
-        difference = "-"
-        if candidate.healed and not chosen:
-            difference = with_interval(np.array(candidate.healed) - np.array(size.chosen.healed))
-        layers, whole = str(len(candidate.sources.kept)), f"{size.healed:.4f}" if chosen else "-"
-        yield candidate.name, str(candidate.sources), layers, f"{candidate.zero_shot:.4f}", short, difference, whole
+def _rows(size: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of a size in the summary: the chosen pattern, those that were healed, and the others, best first."""
+    short = np.array(size["healed_short"])
+    others = sorted(
+        size["references"].items(),
+        key=lambda other: (not other[1]["healed_seeds"], np.mean(other[1]["healed_seeds"] or other[1]["zero_shot"])),
+    )
+    for name, values in [("chosen", {**size, "healed_seeds": short}), *others]:
+        sources, healed = Sources(values["sources"]), np.array(values["healed_seeds"])
+        mean = f"{healed.mean():.4f}" if len(healed) else "-"
+        difference = with_interval(healed - short) if len(healed) and name != "chosen" else "-"
+        whole = f"{size['healed']:.4f}" if name == "chosen" else "-"
+        yield name, str(sources), str(len(sources.kept)), f"{values['zero_shot']:.4f}", mean, difference, whole
 
 
 _COLUMNS = ("", "sources", "layers", "at once", "short healing", "to chosen", "healed")
 
 
-def _terminal(size: Size, title: str) -> Table:
-    shown = Table(title=title, box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+def _terminal(size: Mapping[str, Any]) -> Table:
+    shown = Table(title=_title(size), box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     for number, name in enumerate(_COLUMNS):
         shown.add_column(name, justify="left" if number < 2 else "right")
     for row in _rows(size):
@@ -200,7 +207,7 @@ def _terminal(size: Size, title: str) -> Table:
     return shown
 
 
-def _html(size: Size) -> str:
+def _html(size: Mapping[str, Any]) -> str:
     cells = jinja2.Template(
         "<table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>{% for row in rows %}<tr>"
         "{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>",

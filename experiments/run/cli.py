@@ -7,12 +7,14 @@ interrupted.
 
 import argparse
 import importlib
+import shlex
 import signal
 import sys
 import threading
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TypeVar
@@ -251,6 +253,18 @@ def dispatch(program: str, description: str, commands: Mapping[str, str], words:
     if name not in commands:
         raise InputError(unknown(f"command {name!r} of {program}", name, commands))
     return importlib.import_module(commands[name]).main(rest)
+
+
+@contextmanager
+def resumable(command: Sequence[str]) -> Iterator[None]:
+    """Print the command that resumes the work of a block, where it ends otherwise than by what would end it again."""
+    try:
+        yield
+    except (InputError, DivergenceError):
+        raise
+    except BaseException:
+        print(f"to resume: {shlex.join(command)}", file=sys.stderr)
+        raise
 
 
 def status(main: Callable[[Sequence[str]], Any], words: Sequence[str]) -> int:

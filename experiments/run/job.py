@@ -1,7 +1,6 @@
 """Job: one run from its configuration to its final files, new or resumed."""
 
 import re
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ import agents
 from agents.base import Agent, is_resumable
 from envs.ranks import LeadingSimulator
 from envs.training import LayerTyingEnv, ResumedSimulator, TrainingSimulator
-from experiments.run import snapshot
+from experiments.run import cli, snapshot
 from experiments.run.config import Config, dump, load_config
 from experiments.run.directory import Line, RunDirectory
 from experiments.run.display import Display
@@ -25,7 +24,7 @@ from experiments.run.provenance import differences, inputs, made_by
 from experiments.run.recorder import KEPT_CHECKPOINTS, Recorder
 from experiments.run.summary import write_final
 from experiments.run.tensorboard import TensorBoardLogger
-from tying.errors import DivergenceError, InputError
+from tying.errors import InputError
 from tying.files import require_room, warn_once
 from tying.pointers import Pointers
 from tying.training.ranks import ALONE, Ranks
@@ -122,11 +121,13 @@ class Job:
     @contextmanager
     def _begun(self, facts: dict[str, Any]) -> Iterator[TensorBoardLogger]:
         """Hold the folder's lock while a block trains the run; a new run's folder is made under it."""
+        script = [*self._launcher, "-m", "experiments.train"]
+        trust = ["--trust"] if self.config.needs_trust else []
         with self.directory.locked():
             if not self.resumed:
-                command = [*self._launcher, "-m", "experiments.train", *self.words]
-                self.directory.create(self.config.to_json(), command, facts)
-            with self._how_to_resume(), closing(self._logger()) as logger:
+                self.directory.create(self.config.to_json(), [*script, *self.words], facts)
+            resume = [*script, "--resume", str(self.directory.path), *trust]
+            with cli.resumable(resume), closing(self._logger()) as logger:
                 yield logger
 
     def _listen(self, recorder: Recorder) -> None:
@@ -180,17 +181,6 @@ class Job:
     def _launcher(self) -> list[str]:
         size = self.simulator.ranks.size
         return ["torchrun", "--nproc-per-node", str(size)] if size > 1 else [Path(sys.executable).name]
-
-    @contextmanager
-    def _how_to_resume(self) -> Iterator[None]:
-        try:
-            yield
-        except (InputError, DivergenceError):
-            raise  # it would end in the same way again
-        except BaseException:
-            words = ["--resume", str(self.directory.path), *(["--trust"] if self.config.needs_trust else [])]
-            print(f"to resume: {shlex.join([*self._launcher, '-m', 'experiments.train', *words])}", file=sys.stderr)
-            raise
 
     def _tokens_per_iteration(self) -> int:
         return self.config.trainer.batch_size * self.simulator.task.sequence_length

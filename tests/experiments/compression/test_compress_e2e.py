@@ -15,11 +15,12 @@ from experiments import load_run
 from experiments.compression import pipeline
 from experiments.run.config import dump
 from tests.conftest import Finished, words
-from tests.experiments.runs import SMALL, config_of
+from tests.experiments.runs import SMALL, config_of, contents, read
 from tests.tying.hf.folders import make_folder, make_task
 from tying.compression import Sources, rules
 from tying.compression.divergence import Divergence
 from tying.compression.search import every
+from tying.files import write_json
 from tying.tasks.base import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no weights for (bert.)?pooler")
@@ -110,20 +111,28 @@ def test_an_interrupted_search_resumes_with_nothing_asked_twice(
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline.BlockWalk, "loss", loss)
-        assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 130
+        done = call("compress", *pretrained, "--unique", "2", "--out", "out")
+        assert done.status == 130
+    assert f"to resume: python -m experiments.compress {' '.join(pretrained)} --unique 2 --out out\n" in done.err
+    assert 0 < read(tmp_path / "out" / "clock.json")["wall_s"] < 1_000
+    write_json(tmp_path / "out" / "clock.json", {"wall_s": 1_000.0})  # as if it had worked for so long
     assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 0
+    assert summary(tmp_path / "out")["wall_s"] > 1_000 > summary(tmp_path / "whole")["wall_s"]
     assert figures(tmp_path / "out") == figures(tmp_path / "whole")
     assert sorted((tmp_path / "out" / "queries.jsonl").read_text().splitlines()) == sorted(
         (tmp_path / "whole" / "queries.jsonl").read_text().splitlines()
     )
 
 
+@pytest.mark.parametrize(("short", "where"), [("0.1", "healing-model"), ("0.5", "healing-*-s0")])
 def test_an_interrupted_healing_resumes_bit_by_bit(
-    call: Call, pretrained: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, pretrained: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: str, where: str
 ) -> None:
+    """That of the whole budget, and a short one that is long."""
     from experiments.compression import healings
 
-    flags = ("--unique", "2", "--short", "0.1", "--trainer.iterations", "20")
+    monkeypatch.setattr(healings, "_MOST_UNSAVED", 9)
+    flags = ("--unique", "2", "--short", short, "--trainer.iterations", "20")
     assert call("compress", *pretrained, *flags, "--out", "whole").status == 0
     saved = healings.checkpoint.save
 
@@ -135,14 +144,34 @@ def test_an_interrupted_healing_resumes_bit_by_bit(
     with monkeypatch.context() as patched:
         patched.setattr(healings.checkpoint, "save", save)
         assert call("compress", *pretrained, *flags, "--out", "out").status == 130
-    assert (tmp_path / "out" / "healing-model" / "8").is_dir()
+    (interrupted,) = (tmp_path / "out").glob(f"{where}/8")
+    write_json(interrupted.with_name("clock.json"), {"wall_s": 1_000.0})  # as if it had taken so long
     done = call("compress", *pretrained, *flags, "--out", "out")
     assert done.status == 0, done.err
     assert figures(tmp_path / "out") == figures(tmp_path / "whole")
+    lines = (tmp_path / "out" / "healed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["train_s"] > 1_000 for line in lines].count(True) == 1
     mine, other = tmp_path / "out" / "model", tmp_path / "whole" / "model"
     assert sorted(path.name for path in mine.iterdir()) == sorted(path.name for path in other.iterdir())
     assert all(path.read_bytes() == (other / path.name).read_bytes() for path in mine.glob("*.safetensors"))
-    assert not (tmp_path / "out" / "healing-model").exists()
+    assert not list((tmp_path / "out").glob("healing-*"))
+
+
+def test_a_finished_compression_is_shown_again_and_not_changed(
+    call: Call, pretrained: tuple[str, ...], tmp_path: Path
+) -> None:
+    words_ = ("compress", *pretrained, "--unique", "2", "1", "--seeds", "3", "--out", "out")
+    first = call(*words_)
+    before = contents(tmp_path / "out")
+    again = call(*words_)
+    assert again.status == 0, again.err
+    assert contents(tmp_path / "out") == before
+    shown = first.out[first.out.index("2 of 3 sets") :]
+    assert shown.count("of 3 sets of block weights") == 2
+    assert again.out[again.out.index("2 of 3 sets") :] == shown
+    shutil.rmtree(tmp_path / "out" / "model-1")  # it is made again
+    assert call(*words_).status == 0
+    assert contents(tmp_path / "out").keys() == before.keys()
 
 
 @pytest.fixture
@@ -359,6 +388,7 @@ def test_questions_that_a_kill_cut_short_are_asked_again(call: Call, pretrained:
     before = figures(tmp_path / "out")
     path = tmp_path / "out" / "queries.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
+    (tmp_path / "out" / "summary.json").unlink()
     assert call("compress", *pretrained, "--unique", "2", "--out", "out").status == 0
     assert figures(tmp_path / "out") == before
     assert len({json.loads(line)["sources"] for line in path.read_text().splitlines()}) > 3
