@@ -13,6 +13,8 @@ from tying.config import config, setting
 from tying.errors import InputError
 
 DEFAULT_SEARCH = "measured"
+_SHORT_NAMES = {"local": "local_search"}  # of agents
+_RANKED = "env.action_mode = 'cursor_rank'"
 # Beneath a person's flags: small steps, and questions of a tenth of a second for a model of a hundred megabytes.
 _HEALING = {
     "trainer.iterations": 200,
@@ -45,8 +47,8 @@ class CompressFlags:
     unique: list[int] = setting("the same as numbers of sets [sets, >= 1]", default=[])
     out: str | None = setting("folder of the result, new or to resume", default=None)
     search: str = setting(
-        f"{DEFAULT_SEARCH}: every pattern up to 8 layers, single changes and their sums beyond; or an agent's name, which "
-        "decides in tying/Compressing-v0",
+        f"{DEFAULT_SEARCH}: every pattern up to 8 layers, single changes and their sums beyond; or an agent's name (local: "
+        "local_search), which decides in tying/Compressing-v0",
         default=DEFAULT_SEARCH,
     )
     objective: Literal["loss", "kl"] = setting(
@@ -133,10 +135,11 @@ def parse(words: Sequence[str]) -> Compression:
         given = ["--task", "hf", "--model.pretrained", flags.model]
         beneath |= _PRETRAINED
     if flags.search != DEFAULT_SEARCH:
-        given += ["--agent", flags.search]
+        given += ["--agent", _SHORT_NAMES.get(flags.search, flags.search)]
     flagged = [f"--{name.replace('_', '-')}={value}" for name, value in beneath.items()]
     mistakes: list[str] = []
     made = parse_config([*given, *flagged, *rest], mistakes)
+    mistakes = _without_ranks(flags.search, made, mistakes)
     charge = [word for word in rest if word.replace("_", "-").startswith(("--reward.param-weight", "--reward.param-free"))]
     if charge:
         mistakes.append(f"{charge[0]}: --target or --unique says how many parameters there may be; leave it out")
@@ -154,7 +157,7 @@ def _excluded(made: Config, flags: CompressFlags) -> list[str]:
     rank, start = made.binding.delta_rank, made.binding.delta_start
     if rank and start != "svd":
         mistakes.append(f"binding.delta_start = {start!r}: ties of trained layers remember them; set it to svd")
-    if rank and flags.search != DEFAULT_SEARCH:
+    if rank and flags.search != DEFAULT_SEARCH and made.env.action_mode != "cursor_rank":
         mistakes.append(
             f"binding.delta_rank = {rank}: --search {flags.search} is charged for sets of weights, which leaves out the "
             "parameters of deltas; set it to 0, or leave out --search"
@@ -164,6 +167,19 @@ def _excluded(made: Config, flags: CompressFlags) -> list[str]:
     except InputError as error:
         mistakes += error.lines
     return mistakes
+
+
+def _without_ranks(search: str, made: Config | None, mistakes: list[str]) -> list[str]:
+    """Return the mistakes of a call whose agent may not decide ranks, instead of a line that asks for a rank."""
+    others = [line for line in mistakes if not line.startswith(_RANKED)]
+    ranked = others != mistakes or (made is not None and made.env.action_mode == "cursor_rank")
+    if search == DEFAULT_SEARCH or not ranked:
+        return mistakes
+    return [
+        *others,
+        f"{_RANKED}: an agent that searches has no deltas whose ranks it could decide; set another mode, and leave out "
+        "--binding.delta-rank",
+    ]
 
 
 def _kind(model: str) -> str:

@@ -286,12 +286,14 @@ def test_another_persons_model_of_nine_layers(call: Call, write_module: Callable
     assert "returned a int: expected a model and its" in refused.err
 
 
-@pytest.mark.parametrize("search", ["dqn", "local_search", "random", "additive", "surrogate", "greedy", "cross_entropy"])
+@pytest.mark.parametrize("search", ["dqn", "local", "random", "additive", "surrogate", "greedy", "cross_entropy"])
 def test_an_agent_searches(call: Call, pretrained: tuple[str, ...], tmp_path: Path, search: str) -> None:
     flags = ("--search", search, "--decisions", "30", "--unique", "2", "--out", "out")
     done = call("compress", *pretrained, *flags)
     assert done.status == 0, done.err
     assert summary(tmp_path / "out")["search"] == search
+    agent = read(tmp_path / "out" / "config.json")["resolved"]["agent"]["name"]
+    assert agent == {"local": "local_search"}.get(search, search)
     assert summary(tmp_path / "out")["num_sets"] == 2
     asked = {Sources.parse(line["sources"]) for line in queries(tmp_path / "out") if line["split"] == "reward"}
     within = {sources for sources in asked if 0 < sources.num_sets <= 2}
@@ -336,6 +338,17 @@ def test_bad_input_is_one_line(
     assert words in done.err
     assert all(line.startswith("error: ") for line in done.err.splitlines())
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("rank", ["0", "4"])
+def test_an_agent_that_would_decide_ranks_is_refused_before_anything_is_read(
+    call: Call, root: Path, tmp_path: Path, rank: str
+) -> None:
+    ranked = ("--binding.delta-rank", rank, "--env.action-mode", "cursor_rank", "--search", "dqn")
+    done = call("compress", root / "bert", "--out", "out", *ranked)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "env.action_mode = 'cursor_rank': an agent that searches has no deltas" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
