@@ -37,7 +37,7 @@ class CompressFlags:
 
     model: str = cli.positional(
         "a finished run, a folder or hub name of transformers, or package.module:function, which returns a model and its "
-        "task"
+        "task, or a model, its loss and its batches"
     )
     target: list[float] = setting(
         "sets of block weights to keep, as a share of the original's, rounded down [above 0, below 1]; several for a "

@@ -21,9 +21,11 @@ from tying.config import override
 from tying.errors import InputError
 from tying.files import digest, replacing, write_checksums
 from tying.hf.bind import untied
+from tying.hf.stacks import find_stack
 from tying.hf.task import Pretrained
 from tying.models.base import num_params
 from tying.tasks.base import Task, on_device
+from tying.tasks.from_loss import FromLoss
 from tying.training import checkpoint
 from tying.training.device import find_device
 from tying.training.trainer import Trainer
@@ -145,7 +147,14 @@ def _save_weights(trainer: Trainer, folder: Path) -> None:
 
 
 def _from_function(name: str) -> tuple[nn.Module, Task]:
-    made = registry.find("model", name, {})()
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and isinstance(made[1], Task)):
-        raise InputError(f"{name}() returned a {type(made).__name__}: expected a model and its tying.tasks.base.Task")
-    return copy.deepcopy(made[0]), made[1]
+    match registry.find("model", name, {})():
+        case (nn.Module() as model, Task() as task):
+            return copy.deepcopy(model), task
+        case (nn.Module() as model, loss, Mapping() as batches, *path) if callable(loss) and len(path) < 2:
+            where = path[0] if path else find_stack(model).path
+            return copy.deepcopy(model), FromLoss(model, loss, batches, where)
+        case made:
+            raise InputError(
+                f"{name}() returned a {type(made).__name__}: expected a model and its tying.tasks.base.Task, or a model, "
+                "loss(model, batch), a mapping from splits to batches and, where it is not found, the path of the blocks"
+            )

@@ -269,6 +269,18 @@ def make():
 
 def wrong():
     return 3
+
+def shallow():
+    task = make_task(Path({folder!r}))
+    return make_model(task), task
+
+def without_task():
+    model, task = shallow()
+    batches = {{split: list(task.evaluation_batches(split, 4, number)) for split, number in SIZES.items()}}
+    return model, lambda model, batch: model.loss(*batch), batches, *PATH
+
+SIZES = dict(train=5, reward=2, test=3)
+PATH = ()
 """
 
 
@@ -284,6 +296,26 @@ def test_another_persons_model_of_nine_layers(call: Call, write_module: Callable
     refused = call("compress", "theirs:wrong", "--out", "other")
     assert refused.status == 2
     assert "returned a int: expected a model and its" in refused.err
+
+
+@pytest.mark.parametrize("path", ["()", '("h",)'])
+def test_a_model_with_its_loss_and_batches_is_compressed_as_with_its_task(
+    call: Call, write_module: Callable[[str, str], str], tmp_path: Path, path: str
+) -> None:
+    write_module("theirs", MODULE.format(folder=str(tmp_path)).replace("PATH = ()", f"PATH = {path}"))
+    for name in ("shallow", "without_task"):
+        done = call("compress", f"theirs:{name}", *SHORT, "--unique", "2", "--out", name)
+        assert done.status == 0, done.err
+    task, own = (
+        {(line["split"], line["sources"]): line["loss"] for line in map(json.loads, file.read_text().splitlines())}
+        for file in (tmp_path / name / "queries.jsonl" for name in ("shallow", "without_task"))
+    )
+    common = task.keys() & own.keys()  # the test split is asked for what healing chose, and that is of other batches
+    assert len(common) > 50
+    assert all(own[key] == task[key] for key in common)
+    found = summary(tmp_path / "without_task")
+    assert found["healed"] < found["zero_shot"]
+    assert (tmp_path / "without_task" / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("search", ["dqn", "local", "random", "additive", "surrogate", "greedy", "cross_entropy"])
