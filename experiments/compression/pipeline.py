@@ -190,13 +190,14 @@ class _Work:
         return Questions(walk, known, note)
 
     def _size(self, num_sets: int) -> Size:
-        with self.bars.bar(f"{num_sets} sets: searching"):
+        title = f"{num_sets} of {self.subject.num_layers} sets"
+        with self.bars.bar(f"{title}: searching"):
             found = searching.find(self.ask, num_sets, self.compression, self.subject.objective.uninformed_loss)
             rivals = self._rivals(found)
         listed = {f"#{rank + 1}": sources for rank, sources in enumerate(found.best[: self.flags.shortlist])}
         healed = {name: self._healed(name, sources) for name, sources in {**listed, **rivals}.items()}
         chosen = min(healed.values(), key=lambda candidate: float(np.mean(candidate.healed_reward)))
-        with self.bars.bar(f"{num_sets} sets: rules on the test split"):
+        with self.bars.bar(f"{title}: rules on the test split"):
             by_rule = {**found.rules, **found.informed}
             rules = [Candidate(name, s, self.test(s)) for name, s in by_rule.items() if name not in rivals]
         whole = self.healings.saved(chosen.sources, self._folder(num_sets))

@@ -108,6 +108,7 @@ def _size_entry(size: Size, outcome: Outcome) -> dict[str, Any]:
         "share": size.block_params / outcome.block_params,
         "pointers": size.chosen.sources.entries,
         "sources": list(size.chosen.sources),
+        "effective_blocks": size.chosen.sources.pointers.effective_blocks,
         "zero_shot": size.chosen.zero_shot,
         "healed_short": list(size.chosen.healed),
         "healed": size.healed,
@@ -151,13 +152,13 @@ def _verdict(size: Size, outcome: Outcome) -> str:
     if rules:
         best = min(rules, key=lambda rule: np.mean(rule.healed))
         parts.append(
-            f"After short healing the chosen pattern has {np.mean(chosen.healed):.4f}, the best fixed rule "
+            f"After short healing the chosen pattern has {np.mean(chosen.healed):.4f}, the best rule "
             f"({best.name}) {np.mean(best.healed):.4f}."
         )
     if _all_lost(size.asked, outcome.subject.objective.uninformed_loss):
         parts.append("Every pattern of this size loses most of the model: the order among them says little.")
     if len(chosen.healed) < FEWEST:
-        parts.append("Short healing has too few seeds for intervals: small differences are no evidence.")
+        parts.append(f"With fewer than {FEWEST} seeds there is no interval: do not read small differences.")
     return " ".join(parts)
 
 
@@ -169,14 +170,17 @@ def _all_lost(asked: Asked, uninformed_loss: float) -> bool:
 
 def _tying_or_removal(tying: Candidate, removal: Candidate, equal: str) -> str:
     differences = np.array(removal.healed) - np.array(tying.healed)
-    low, high = student_interval(differences)
-    words = "no different" if low <= 0 <= high else "better" if differences.mean() < 0 else "worse"
+    mean, (low, high) = float(differences.mean()), student_interval(differences)
     if np.isnan(low):
-        words = "lower" if differences.mean() < 0 else "higher"
+        words = f"ends {'lower' if mean < 0 else 'higher' if mean > 0 else 'level'} ({abs(mean):.4f})"
+    else:
+        words = "no different" if low <= 0 <= high else "better" if mean < 0 else "worse"
+        words = f"is {words} ({written(mean, low, high)})"
+    runs = len(removal.sources.kept)
     return (
-        f"At equal {equal} and equal short healing, removing layers is {words}: {np.mean(removal.healed):.4f} against "
-        f"{np.mean(tying.healed):.4f} for the best tying ({written(float(differences.mean()), low, high)}), and it runs "
-        f"{len(removal.sources.kept)} layers instead of {len(tying.sources.kept)}."
+        f"At equal {equal} and equal short healing, removal {words}: {np.mean(removal.healed):.4f} against "
+        f"{np.mean(tying.healed):.4f} for the best tying, and it runs {runs} layer{'s' if runs > 1 else ''} instead of "
+        f"{len(tying.sources.kept)}."
     )
 
 
@@ -199,11 +203,14 @@ _COLUMNS = ("", "sources", "layers", "at once", "short healing", "to chosen", "h
 
 
 def _terminal(size: Mapping[str, Any]) -> Table:
-    shown = Table(title=_title(size), box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    """Return the table of a size, within 80 columns: intervals stand below their means, and names are folded."""
+    shown = Table(title=_title(size), box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for number, name in enumerate(_COLUMNS):
-        shown.add_column(name, justify="left" if number < 2 else "right")
+        wide = number < 2
+        title = name.replace(" ", "\n")
+        shown.add_column(title, justify="left" if wide else "right", overflow="fold", no_wrap=not wide)
     for row in _rows(size):
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(cell.replace(" [", "\n[")) for cell in row))
     return shown
 
 
@@ -270,7 +277,7 @@ def _maps(sizes: Sequence[Size]) -> Figure:
             axes.text(layer, row, _label(size.chosen.sources, layer), ha="center", va="center", size=9)
     axes.imshow(pixels, aspect="auto")
     axes.set_xticks(range(num_layers), [str(layer) for layer in range(num_layers)])
-    axes.set_yticks(range(len(sizes)), [f"{size.num_sets} sets" for size in sizes])
+    axes.set_yticks(range(len(sizes)), [f"{size.num_sets} of {num_layers} sets" for size in sizes])
     axes.set_xlabel("layer; the number is the layer whose values it began with")
     return figure
 

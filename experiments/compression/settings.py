@@ -85,10 +85,12 @@ class CompressFlags:
         Raises:
             InputError: If the model has no more layers than that, or a share of them is less than one.
         """
+        if num_layers < 2:
+            raise InputError("the model has 1 layer: there is nothing to tie or to remove")
         shares = self.target or [0.5]
         sizes = self.unique or [int(share * num_layers + 1e-9) for share in shares]
         if max(sizes) >= num_layers:
-            raise InputError(f"{max(sizes)} sets: the model has {num_layers}, so that fewer are less; see --unique")
+            raise InputError(f"--unique {max(sizes)}: the model has {num_layers} sets; allowed are 1 to {num_layers - 1}")
         if min(sizes) < 1:
             least = math.ceil(1000 / num_layers) / 1000
             raise InputError(f"--target {min(shares)}: the model has {num_layers} sets; the least is {least}, 1 set")

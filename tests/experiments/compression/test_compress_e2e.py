@@ -68,6 +68,8 @@ def test_an_encoder_goes_to_two_of_three_sets(call: Call, pretrained: tuple[str,
     found = summary(tmp_path / "out")
     assert found["num_sets"] == 2
     assert found["share"] == pytest.approx(2 / 3)
+    kept = [source for source in found["sources"] if source is not None]
+    assert found["effective_blocks"] == found["sizes"][0]["effective_blocks"] == (2 if len(kept) == 2 else 1 + 2**0.46)
     assert found["original"] == pytest.approx(0, abs=1e-6)
     assert set(found["references"]) >= {"best tying", "best removal", "sequence:2", "drop_first", "drop_last"}
     for name, reference in found["references"].items():
@@ -92,6 +94,7 @@ def test_a_copy_of_one_layer_is_a_model_too(call: Call, pretrained: tuple[str, .
     removal = summary(tmp_path / "out")["references"]["best removal"]
     assert sum(source is not None for source in removal["sources"]) == 1
     assert removal["healed"] > 0
+    assert "it runs 1 layer instead of 3." in summary(tmp_path / "out")["verdict"]
     tying.hf.from_pretrained(tmp_path / "out" / "model")
 
 
@@ -166,9 +169,9 @@ def test_a_finished_compression_is_shown_again_and_not_changed(
     again = call(*words_)
     assert again.status == 0, again.err
     assert contents(tmp_path / "out") == before
-    shown = first.out[first.out.index("2 of 3 sets") :]
+    shown = first.out[first.out.index("2 of 3 sets of block") :]
     assert shown.count("of 3 sets of block weights") == 2
-    assert again.out[again.out.index("2 of 3 sets") :] == shown
+    assert again.out[again.out.index("2 of 3 sets of block") :] == shown
     shutil.rmtree(tmp_path / "out" / "model-1")  # it is made again
     assert call(*words_).status == 0
     assert contents(tmp_path / "out").keys() == before.keys()
@@ -347,8 +350,8 @@ def test_without_removal_all_layers_stay(call: Call, pretrained: tuple[str, ...]
         (("--target", "0"), "--target 0.0: allowed are shares above 0 and below 1"),
         (("--target", "0.3"), "--target 0.3: the model has 3 sets; the least is 0.334, 1 set"),
         (("--target", "0.5", "0.1"), "--target 0.1: the model has 3 sets; the least is 0.334, 1 set"),
-        (("--unique", "3"), "3 sets: the model has 3"),
-        (("--unique", "4"), "4 sets: the model has 3"),
+        (("--unique", "3"), "--unique 3: the model has 3 sets; allowed are 1 to 2"),
+        (("--unique", "1", "4"), "--unique 4: the model has 3 sets; allowed are 1 to 2"),
         (("--unique", "0"), "--unique 0: a model keeps at least 1 set"),
         (("--target", "0.5", "--unique", "2"), "--target and --unique are both set"),
         (("--search", "dqm"), "dqm"),
