@@ -138,7 +138,7 @@ def _verdict(size: Size, outcome: Outcome) -> str:
     parts = [
         f"'{chosen.sources}' keeps {left / params:.0%} of all parameters and runs {len(chosen.sources.kept)} of "
         f"{len(chosen.sources)} layers; its loss is {chosen.zero_shot:.4f} at once and {size.healed:.4f} after healing "
-        f"(original {original:.4f})."
+        f"(original {original:z.4f})."
     ]
     named = {other.name: other for other in size.others if other.healed}
     if "best tying" in named and "best removal" in named:
