@@ -29,7 +29,7 @@ from tying.compression.sources import Sources
 from tying.compression.walk import BlockWalk
 from tying.config import to_dict
 from tying.errors import InputError
-from tying.files import read_json, require_room, write_json
+from tying.files import read_json, remove, require_room, write_json
 
 FORMAT = 1
 SUMMARY = "summary.json"  # written last: where it is, all is done
@@ -248,6 +248,8 @@ def _locked(compression: Compression) -> Iterator[None]:
     compression.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(compression.out / ".lock", timeout=0):
+            for leftover in compression.out.glob(".*.tmp"):  # of a process that was killed
+                remove(leftover)
             yield
     except Timeout as error:
         raise InputError(f"{compression.out}: another process is at this compression") from error

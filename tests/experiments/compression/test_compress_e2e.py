@@ -14,8 +14,8 @@ import tying.hf
 from experiments import load_run
 from experiments.compression import pipeline
 from experiments.run.config import dump
-from tests.conftest import Finished, words
-from tests.experiments.runs import SMALL, config_of, contents, read
+from tests.conftest import Finished, Scripts, words
+from tests.experiments.runs import SMALL, config_of, contents, read, until
 from tests.tying.hf.folders import make_folder, make_task
 from tying.compression import Sources, rules
 from tying.compression.divergence import Divergence
@@ -158,6 +158,25 @@ def test_an_interrupted_healing_resumes_bit_by_bit(
     assert sorted(path.name for path in mine.iterdir()) == sorted(path.name for path in other.iterdir())
     assert all(path.read_bytes() == (other / path.name).read_bytes() for path in mine.glob("*.safetensors"))
     assert not list((tmp_path / "out").glob("healing-*"))
+
+
+def test_a_killed_compression_ends_as_if_nothing_had_happened(
+    call: Call, scripts: Scripts, pretrained: tuple[str, ...], tmp_path: Path
+) -> None:
+    flags = ("compress", *pretrained, "--unique", "2", "--trainer.iterations", "60", "--out")
+    process = scripts.start(*flags, "out", cwd=tmp_path)
+    until(lambda: process.poll() is not None or bool(list(tmp_path.glob("out/healing-model/[0-9]*"))))
+    process.kill()
+    scripts.wait(process)
+    (tmp_path / "out" / ".model.1-2.tmp").mkdir()  # a copy that it was about to save
+    for name in ("out", "whole"):
+        assert call(*flags, name).status == 0
+    assert figures(tmp_path / "out") == figures(tmp_path / "whole")
+    ours, theirs = contents(tmp_path / "out"), contents(tmp_path / "whole")
+    assert {path.relative_to(tmp_path / "out") for path in ours} == {
+        path.relative_to(tmp_path / "whole") for path in theirs
+    }
+    assert ours[tmp_path / "out/model/model.safetensors"] == theirs[tmp_path / "whole/model/model.safetensors"]
 
 
 def test_a_finished_compression_is_shown_again_and_not_changed(
