@@ -27,6 +27,9 @@ class CompareFlags(comparison.ComparisonFlags):
     baseline: str | None = setting(
         f"the variant that differences are to; None: {_BASELINE} if it is there, else the first", default=None
     )
+    shallow: bool = setting(
+        "add shallow:K, the untied model of K layers, for every fixed pattern of K sets that lacks it", default=True
+    )
 
 
 def main(words: Sequence[str]) -> Any:
@@ -36,6 +39,8 @@ def main(words: Sequence[str]) -> Any:
     if not texts:
         raise InputError("--agents: name the agents to compare, as in --agents independent dqn random")
     variants = grid.parse_variants(texts, rest)
+    if flags.shallow:
+        variants = grid.with_shallow_rivals(variants, rest)
     labels = [variant.label for variant in variants]
     baseline = flags.baseline or (_BASELINE if _BASELINE in labels else labels[0])
     if baseline not in labels:

@@ -22,8 +22,8 @@ longer=("random $long" "dqn $long" "maskable_ppo $long" "qrdqn $long" "ppo $long
 # The baseline of trials, and the weight of parameters.
 rewards=("local_search --reward improvement" "local_search --reward.param-weight 0" "dqn --reward fork" "thompson --reward fork")
 
-compare() { # name, then flags
-    python -m experiments.compare --preset mini --seeds 5 --clock cpu --out "$out/$1" "${@:2}"
+compare() { # name, then flags; without the untied models of as many layers, which these tables do not have
+    python -m experiments.compare --no-shallow --preset mini --seeds 5 --clock cpu --out "$out/$1" "${@:2}"
 }
 compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" "${longer[@]}" \
     "${rewards[@]}" --data.path "$text"

@@ -46,7 +46,7 @@ python -m experiments.tyingbench agents --table stdlib-8 --sets 4 --queries 200 
 transfer() {
     name=$1
     shift
-    python -m experiments.compare --seeds 5 --preset mini --trainer.iterations 240 --env.decision-interval 3 \
+    python -m experiments.compare --no-shallow --seeds 5 --preset mini --trainer.iterations 240 --env.decision-interval 3 \
         --env.initial-pointers independent --out "$out/transfer_$name" --agents independent private_first random \
         "double_dqn --agent.network per_layer" "double_dqn --agent.network per_layer --agent.init-from $out/policy" "$@"
 }

@@ -15,13 +15,16 @@ import shlex
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
+from agents import agent_class
+from agents.fixed import FixedAgent
+from envs import actions
 from experiments.run.cli import Failed, Incomplete
 from experiments.run.command_line import parse_config
 from experiments.run.config import Config, load_config
@@ -36,6 +39,7 @@ from tying.files import read_json, write_json
 from tying.models.config import BlocksConfig
 from tying.pointers import Pointers
 from tying.registry import foreign_names
+from tying.strategies import make_schedule
 
 FORMAT = 2
 _PLAN = schema.shape(format=Literal[2], variants=dict[str, str])
@@ -49,6 +53,9 @@ _SET_HERE = {
     "--run.seed": "a comparison has --seeds",
 }
 
+
+# Sections that decide how an untied model trains.
+_TRAINING = ("task", "model", "data", "trainer", "optim")
 
 # A variant that is no agent: conventional training of a model with fewer layers.
 _SHALLOW = "shallow"
@@ -113,6 +120,45 @@ def shallow_rivals(model: BlocksConfig, num_unique: int) -> list[str]:
     except InputError:  # a setting is written for all of its layers, as pointers of model.kv_sharing are
         return []
     return [f"{_SHALLOW}:{num_unique}"]
+
+
+def with_shallow_rivals(variants: Sequence[Variant], common: Sequence[str]) -> list[Variant]:
+    """Return the variants, and behind them the rival in layers of each whose pattern is known beforehand.
+
+    A rival has the flags of its variant. None is added where an untied model of its depth is there that is trained alike.
+
+    Args:
+        variants: From `parse_variants`.
+        common: The flags that they were parsed with.
+
+    Raises:
+        InputError: If the pattern of a variant is for another number of layers.
+    """
+    found = list(variants)
+    for variant in variants:
+        pattern, (_, dashes, own) = _final_pattern(variant.config), variant.label.partition(" --")
+        for name in shallow_rivals(variant.config.model, pattern.num_unique) if pattern else []:
+            with suppress(InputError):  # untied, a model may exclude one of the flags, as adaptive halting does
+                rival = Variant.parse(name + dashes + own, common)
+                found += [] if any(_trains_as(rival.config, other.config) for other in found) else [rival]
+    return found
+
+
+def _final_pattern(config: Config) -> Pointers | None:
+    """Return the pattern that a run ends with, or None where its agent decides that."""
+    num_layers = config.model.num_layers
+    if not config.env.freeze_after:
+        return actions.start(config.env.initial_pointers, None, num_layers, config.binding.delta_rank, moves=False)
+    if not issubclass(agent_class(config.agent.name)[0], FixedAgent):
+        return None
+    return make_schedule(config.hyperparameters["strategy"], num_layers).stages[-1][1]
+
+
+def _trains_as(shallow: Config, other: Config) -> bool:
+    """Return whether another run trains the untied model of a shallow one, whoever decides."""
+    pattern = _final_pattern(other)
+    untied = pattern is not None and pattern.num_unique == shallow.model.num_layers
+    return untied and all(getattr(shallow, name) == getattr(other, name) for name in _TRAINING)
 
 
 def _is_pretrained(model: BlocksConfig) -> bool:

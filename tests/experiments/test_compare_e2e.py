@@ -41,7 +41,7 @@ FROZEN = "random --env.freeze-after 0"  # decides, and never changes anything
 COARSE = "0 1 1 --env.decision-interval 3"
 AGENTS = ("independent", "dqn", FROZEN, COARSE)
 SEEDS = ("--seeds", "2", "--first-seed", "4")
-ONE = ("--jobs", "1")  # one run after another, inside this process
+ONE = ("--jobs", "1", "--no-shallow")  # one run after another, inside this process, and the named variants alone
 # Figures of a run that are no clock's.
 EXACT = [
     "variant",
@@ -253,18 +253,23 @@ def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
 
 
 def test_an_untied_model_with_fewer_layers_stands_beside_the_others(copied: Path, corpus: Path, call: Call) -> None:
-    common = [*SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
-    finished = call("compare", *ONE, "--agents", "independent", COARSE, *common)
+    """It is added to a comparison that was made without, unless a flag leaves it out."""
+    common = ["--agents", "independent", COARSE, *SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
+    finished = call("compare", *ONE, *common)
     assert finished.out.count("as the tied ones have sets of weights (2): add shallow:2\n") == 1
-    finished = call("compare", *ONE, "--agents", "independent", COARSE, "shallow:2", *common)
+    before = files(copied / "runs")
+    finished = call("compare", "--jobs", "1", *common)
     assert (finished.status, finished.err) == (0, "")
-    assert "add shallow" not in finished.out
-    row = pd.read_csv(copied / "table.csv").set_index("variant").loc["shallow:2"]
+    assert "add shallow" not in finished.out and "4 of 6 runs are finished already" in finished.out
+    assert before.items() <= files(copied / "runs").items()
+    table = pd.read_csv(copied / "table.csv").set_index("variant")
+    assert list(table.index) == ["independent", COARSE, "shallow:2 --env.decision-interval 3"]
+    row = table.iloc[-1]
     assert (row["num_layers"], row["num_unique_layers"], row["decides"]) == (2, 2, False)
     assert row["block_params_share"] == pytest.approx(2 / 3)  # of the baseline's three layers
     single = ["--agent", "independent", *SMALL, "--model.num-layers", "2", "--data.path", corpus, "--seed", "4"]
     assert call("train", *single, "--out", "single").status == 0
-    assert weights(Path("single")) == weights(copied / "runs" / "shallow-2__s4")
+    assert weights(Path("single")) == weights(copied / "runs" / "shallow-2-env.decision-interval-3__s4")
     axes = plots.pareto(pd.read_csv(copied / "table.csv"), "independent", {}).axes[0]
     assert [line.get_marker() for line in axes.lines if line.get_marker() in "os^"] == ["s", "s", "^"]
 
@@ -471,6 +476,7 @@ def test_a_comparison_that_is_killed_is_resumed_to_the_same_results(
         (["--agents", "random", "--agent", "dqn"], "--agent is for single runs"),
         (["--agents", "random --data.path 'x"], "no closing quotation"),
         (["--agents", "random", "random"], "'random' is named twice"),
+        (["--agents", "random", "0 1 1 3"], "pointers '0 1 1 3' are for 4 layers, the model has 3"),
         (["--agents", "random", "--baseline", "dqn"], "--baseline 'dqn' is none of --agents: random"),
         (["--agents", "random", "--backend", "ray"], "--backend ray needs the `ray` library"),
         (["--agents", "random", "--env.decision-intervl", "3"], "unknown flag --env.decision-intervl"),
@@ -482,7 +488,7 @@ def test_bad_input_is_one_line_and_nothing_is_made(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    finished = call("compare", *ONE, *arguments, *SMALL)
+    finished = call("compare", "--jobs", "1", *arguments, *SMALL)
     assert finished.status == 2
     (line,) = finished.err.splitlines()
     assert line.startswith("error: ") and part in line

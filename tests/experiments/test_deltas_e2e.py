@@ -21,7 +21,7 @@ RANKED = ("--env.action-mode", "cursor_rank", *DELTAS)
 
 def test_a_search_and_fixed_patterns_in_a_comparison(call: Call, text_file: Path, tmp_path: Path) -> None:
     arguments = ["--agents", "dqn", "local_search", "sequence:3", "independent", "--seeds", "1", *SMALL, "--jobs", "1"]
-    done = call("compare", *arguments, "--data.path", text_file, *DELTAS, "--out", "c")
+    done = call("compare", *arguments, "--data.path", text_file, *DELTAS, "--no-shallow", "--out", "c")
     assert done.status == 0, done.err
     runs = {read(path / "final" / "summary.json")["agent"]: path for path in (tmp_path / "c").glob("runs/*")}
     assert len(runs) == 4
@@ -72,7 +72,7 @@ def test_the_mode_in_a_comparison_beside_fixed_ranks_and_a_pattern_with_ranks(
     fixed = "sequence:2 --env.initial-pointers '0 0+2 2' --env.freeze-after 0"
     variants = ["dqn --env.action-mode cursor_rank", "local_search", fixed]
     arguments = ["--agents", *variants, "--seeds", "1", *SMALL, "--jobs", "1", "--data.path", text_file, *DELTAS]
-    done = call("compare", *arguments, "--out", "c")
+    done = call("compare", *arguments, "--no-shallow", "--out", "c")
     assert done.status == 0, done.err
     found = [read(path / "final" / "summary.json")["pointers"] for path in (tmp_path / "c").glob("runs/*")]
     assert len(found) == 3 and [0, "0+2", 2] in found

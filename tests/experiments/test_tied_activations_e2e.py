@@ -18,7 +18,7 @@ Call = Callable[..., Finished]
 def test_searches_and_fixed_patterns_in_a_comparison(call: Call, text_file: Path, tmp_path: Path) -> None:
     flags = [*SMALL, *KINDS["kv_tied"].split(), "--binding.share", "kv", "--data.path", text_file]
     agents = ("dqn", "local_search", "sequence:2", "independent")
-    done = call("compare", "--agents", *agents, "--seeds", "1", *flags, "--jobs", "1", "--out", "c")
+    done = call("compare", "--agents", *agents, "--seeds", "1", *flags, "--jobs", "1", "--no-shallow", "--out", "c")
     assert done.status == 0, done.err
     folders = list((tmp_path / "c" / "runs").iterdir())
     assert len(folders) == 4

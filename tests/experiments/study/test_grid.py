@@ -148,6 +148,41 @@ def test_shallow_tells_the_mistakes_of_the_flags_as_other_variants_do() -> None:
     assert refused("shallow:2 --seed 3")[0].startswith("--seed is for single runs")
 
 
+def added(*texts: str, common: Sequence[str] = ()) -> list[str]:
+    """Return the variants that a comparison of others is given beside them."""
+    given = (*TINY, *common)
+    variants = grid.parse_variants(texts, given)
+    found = grid.with_shallow_rivals(variants, given)
+    assert found[: len(variants)] == variants
+    return [variant.label for variant in found[len(variants) :]]
+
+
+def test_fixed_patterns_get_the_untied_model_of_as_many_layers() -> None:
+    assert added("sequence:2", "0 1 1 3", "cycle:2", "independent", "dqn") == ["shallow:2", "shallow:3"]
+    assert added("tie_after:50:all_tied", "untie_after:50:all_tied") == ["shallow:1"]  # the second one ends untied
+    frozen = "dqn --env.initial-pointers '0 0 2 2' --env.freeze-after 0"
+    assert added(frozen, frozen.replace("dqn", "random"), "shallow:2 --trainer.iterations 8") == [
+        frozen.replace("dqn", "shallow:2")
+    ]
+    assert added("shallow:2", "all_tied", "cycle:2") == ["shallow:1"]
+    assert added("cycle:2", "independent --model.num-layers 2") == []
+
+
+def test_a_rival_has_the_flags_of_its_variant_unless_one_trains_like_it() -> None:
+    slow = "--optim.learning-rate 1e-3"
+    assert added("cycle:2", f"sequence:2 {slow}") == ["shallow:2", f"shallow:2 {slow}"]
+    assert added(f"sequence:2 {slow}", f"shallow:2 {slow}") == []
+    assert added("cycle:2 --env.decision-interval 2", "shallow:2") == []  # no decision is taken there
+    assert added("0 0 2 --model.num-layers 3", "0 0 2 2 4 --model.num-layers 5") == [
+        "shallow:2 --model.num-layers 3",
+        "shallow:3 --model.num-layers 5",
+    ]
+
+
+def test_a_model_that_has_to_be_tied_has_no_shallow_rival() -> None:
+    assert added("all_tied", "cycle:2", common=("--model.halting", "act")) == []
+
+
 def test_a_pretrained_model_has_no_shallow_rival(tmp_path: Path) -> None:
     assert grid.shallow_rivals(GPTConfig(num_layers=4), 3) == ["shallow:3"]
     assert grid.shallow_rivals(GPTConfig(num_layers=4), 4) == []
