@@ -32,10 +32,10 @@ _OURS = ("private_first",)  # fixed strategies that are not from the literature
 
 
 def _comparison(path: Path) -> pd.DataFrame:
-    """Return the table of a comparison with today's names of columns; older files have bootstrap intervals too."""
+    """Return the variants of a comparison with today's names of columns; older files have bootstrap intervals too."""
     table = pd.read_csv(path)
     if "t_low" not in table:
-        return table
+        return table[table["seeds"] > 0]  # below them stand models that need no training
     table = table.drop(columns=["low", "high"]).rename(columns={"entry": "variant", "t_low": "low", "t_high": "high"})
     decides = [not is_fixed(variant.partition(" --")[0]) for variant in table["variant"]]
     return table.assign(num_layers=6, decides=decides)
@@ -102,7 +102,7 @@ def depth(name: str) -> pd.DataFrame:
 
 def transfer(name: str) -> pd.DataFrame:
     """Return a comparison of policies that learned on a table, of those that did not, and of the fixed rule."""
-    table = pd.read_csv(_DATA / "tyingbench" / f"transfer_{name}" / "table.csv")
+    table = _comparison(_DATA / "tyingbench" / f"transfer_{name}" / "table.csv")
     return pd.DataFrame([_row(row, digits=1) for row in table.to_dict("records")])
 
 

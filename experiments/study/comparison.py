@@ -70,7 +70,7 @@ def compare(
     """
     # Imported now, since they import pandas and matplotlib: mistakes are answered before.
     from experiments.study.report import print_table, remarks, write_report
-    from experiments.study.results import Run
+    from experiments.study.results import Run, references, with_references
 
     console = make_console()
     others = [Run.load(label, directory) for label, directory in (extra or {}).items()]
@@ -84,7 +84,7 @@ def compare(
     if not any(run.label == baseline for run in runs):
         raise Failed([*failures, f"no report: not one run of {baseline!r}, which differences are to, is finished"])
     table = write_report(folder, runs, failures, baseline, f"{flags.clock}_s", shlex.join(command))
-    print_table(table, baseline, console)
+    print_table(with_references(table, references(runs, baseline)), baseline, console)
     for line in remarks(runs, table, baseline):
         console.print(line, soft_wrap=True)
     report, runs_folder = (shlex.quote(str(folder / name)) for name in ("report.html", "runs"))

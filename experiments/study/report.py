@@ -15,7 +15,7 @@ from rich.text import Text
 from experiments.run.figures import png
 from experiments.run.intervals import written
 from experiments.study import plots
-from experiments.study.results import Run, metrics_of, missing_depths, references, run_table, variant_table
+from experiments.study.results import Run, metrics_of, missing_depths, references, run_table, variant_table, with_references
 from tying.files import replacing, write_text
 
 _PAGE = jinja2.Template(
@@ -56,8 +56,9 @@ def write_report(
         "maps": plots.maps(runs),
     }
     write_text(folder / "runs.csv", each.to_csv(index=False))
-    write_text(folder / "table.csv", table.to_csv(index=False))
-    readable = _readable(table, baseline)
+    whole = with_references(table, known)
+    write_text(folder / "table.csv", whole.to_csv(index=False))
+    readable = _readable(whole, baseline)
     write_text(folder / "table.md", readable.to_markdown(index=False, disable_numparse=True) + "\n")
     pictures = {name: png(figure) for name, figure in figures.items()}
     for name, data in pictures.items():
@@ -78,7 +79,7 @@ def write_report(
 
 
 def remarks(runs: Sequence[Run], table: pd.DataFrame, baseline: str) -> list[str]:
-    """Return what a table should be read with, a line each: what counting models know of the text, what is missing.
+    """Return what a table should be read with, a line each: variants that know less than counting models, what is missing.
 
     Args:
         runs: All of them.
@@ -89,10 +90,7 @@ def remarks(runs: Sequence[Run], table: pd.DataFrame, baseline: str) -> list[str
     if known := references(runs, baseline):
         best = min(known, key=lambda name: known[name])
         above = int((table["test_loss"] > known[best]).sum())
-        listed = ", ".join(f"{name} {loss:.3f}" for name, loss in known.items())
-        lines.append(
-            f"counting models, test loss: {listed}; {above} of {len(table)} variants know less than the best of them"
-        )
+        lines.append(f"{above} of {len(table)} variants know less than the best counting model, {best}: {known[best]:.3f}")
     if missing := missing_depths(runs):
         sizes, rivals = (" ".join(f"{name}{depth}" for depth in missing) for name in ("", "shallow:"))
         lines.append(f"no untied model has as many layers as the tied ones have sets of weights ({sizes}): add {rivals}")
@@ -100,7 +98,7 @@ def remarks(runs: Sequence[Run], table: pd.DataFrame, baseline: str) -> list[str
 
 
 def print_table(table: pd.DataFrame, baseline: str, console: Console) -> None:
-    """Print the table of variants within 80 columns; table.csv has the rest."""
+    """Print the table of variants and references within 80 columns; table.csv has the rest."""
     shown = Table(box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     readable = _readable(table, baseline)
     names = {"agent": "agent", "test loss": "loss", "difference": "difference", "block parameters": "share"}
@@ -130,6 +128,10 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     metrics = metrics_of(table)
     with_perplexity = {"test_bits_per_byte"}.issuperset(metrics)  # a task with metrics of its own is not read by it
     for row in table.to_dict("records"):
+        if not row["seeds"]:
+            reference = {"agent": row["variant"], "test loss": f"{row['test_loss']:.4f}"}
+            rows.append(reference | ({"perplexity": f"{row['test_ppl']:.3f}"} if with_perplexity else {}))
+            continue
         own = {name.removeprefix("test_").replace("_", " "): f"{row[name]:.4f}" for name in metrics}
         rows.append(
             {
@@ -150,7 +152,7 @@ def _readable(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 "parameters": f"{row['trainable_params']:,.0f}",
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna("")
 
 
 def _interval(row: dict[str, float], prefix: str) -> str:

@@ -3,7 +3,7 @@
 All differences are paired: runs of the same seed had the same initial weights and the same batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -187,6 +187,18 @@ def variant_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
         row |= _compared(own, reference, "equal_time_reward_loss", "equal_time_")
         rows.append(row | {name: own[name].mean() for name in _MEANS})
     return pd.DataFrame(rows)
+
+
+def with_references(table: pd.DataFrame, known: Mapping[str, float]) -> pd.DataFrame:
+    """Return a table of variants, and below them a row for every model that needs no training: loss, perplexity, no seeds.
+
+    Args:
+        table: From `variant_table`.
+        known: From `references`.
+    """
+    none = {"decides": False, "seeds": 0, "pairs": 0, "better_in": 0, "equal_time_better_in": 0}
+    rows = [{"variant": n, **none, "test_loss": loss, "test_ppl": perplexity(loss)} for n, loss in known.items()]
+    return pd.DataFrame([*table.to_dict("records"), *rows], columns=table.columns)
 
 
 def metrics_of(table: pd.DataFrame) -> list[str]:

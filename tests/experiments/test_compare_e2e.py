@@ -61,6 +61,12 @@ def files(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def table_of(folder: Path) -> pd.DataFrame:
+    """Return the rows of table.csv that are variants."""
+    table = pd.read_csv(folder / "table.csv")
+    return table[table["seeds"] > 0].set_index("variant")
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text; its absolute path is a setting, so that a copied comparison is still the same."""
@@ -140,12 +146,13 @@ def test_the_report_refers_to_nothing_outside_itself(comparison: Path) -> None:
 
 
 def test_the_table_to_read_has_the_figures_of_the_table(comparison: Path) -> None:
-    table = pd.read_csv(comparison / "table.csv").set_index("variant")
+    table = table_of(comparison)
     head, _, *lines = (comparison / "table.md").read_text().splitlines()
     names, *cells = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (head, *lines))
     rows = {row[0]: dict(zip(names, row, strict=True)) for row in cells}
-    assert list(rows) == list(AGENTS)
-    for variant, row in rows.items():
+    assert list(rows)[: len(AGENTS)] == list(AGENTS)
+    for variant in AGENTS:
+        row = rows[variant]
         assert row["test loss"] == f"{table.loc[variant, 'test_loss']:.4f}"
         assert row["block parameters"] == f"{table.loc[variant, 'block_params_share']:.0%}"
     row, figures = rows[COARSE], table.loc[COARSE]
@@ -160,8 +167,24 @@ def test_counting_models_stand_beside_the_variants(comparison: Path) -> None:
     known = references(runs, "independent")
     assert list(known) == [f"{order}-gram" for order in range(1, 6)]
     table = variant_table(run_table(runs, "wall_s", "independent"), "independent")
-    page = (comparison / "report.html").read_text()
-    assert ", ".join(f"{name} {loss:.3f}" for name, loss in known.items()) in page
+    best = min(known, key=lambda name: known[name])
+    assert (
+        f"variants know less than the best counting model, {best}: {known[best]:.3f}"
+        in (comparison / "report.html").read_text()
+    )
+    whole = pd.read_csv(comparison / "table.csv")
+    below = whole.iloc[len(AGENTS) :].set_index("variant")
+    assert below["test_loss"].to_dict() == pytest.approx(known)
+    assert below["test_ppl"].to_dict() == pytest.approx({name: np.exp(loss) for name, loss in known.items()})
+    others = below.drop(columns=["test_loss", "test_ppl", "decides", "seeds", "pairs", "better_in", "equal_time_better_in"])
+    assert others.isna().all(axis=None) and not below[["seeds", "pairs", "better_in"]].any(axis=None)
+    (shown,) = [line for line in (comparison / "table.md").read_text().splitlines() if "2-gram" in line]
+    cells = [cell.strip() for cell in shown.split("|")]
+    assert [cell for cell in cells if cell] == ["2-gram", f"{known['2-gram']:.4f}", f"{np.exp(known['2-gram']):.3f}"]
+    screen = StringIO()
+    print_table(whole, "independent", Console(file=screen, width=80))
+    printed = [line.split() for line in screen.getvalue().splitlines()]
+    assert [line for line in printed if "-gram" in " ".join(line)] == [[n, f"{loss:.4f}"] for n, loss in known.items()]
     levels = {
         "low": table["test_loss"].min() - 9,
         "between": table["test_loss"].mean(),
@@ -173,12 +196,11 @@ def test_counting_models_stand_beside_the_variants(comparison: Path) -> None:
     assert lines == [pytest.approx(np.exp(levels["between"]))]  # the others are off the picture
     assert {"between", f"below the picture: low {np.exp(levels['low']):.3f}"} <= written
     assert f"above the picture: high {np.exp(levels['high']):.3f}" in written
-    bits = pd.read_csv(comparison / "table.csv").set_index("variant")["test_bits_per_byte"]
+    bits = table_of(comparison)["test_bits_per_byte"]
     assert bits["independent"] > 1
     one = [replace(runs[0], summary={k: v for k, v in runs[0].summary.items() if k != "references"})]
-    assert not any("counting models" in line for line in remarks(one, table, "independent"))
-    line = remarks(runs, table, "independent")[0]
-    assert line.endswith("2 of 2 variants know less than the best of them")
+    assert not any("counting model" in line for line in remarks(one, table, "independent"))
+    assert remarks(runs, table, "independent")[0].startswith("2 of 2 variants know less than the best counting model")
 
 
 def test_runs_csv_is_what_the_summaries_say(comparison: Path) -> None:
@@ -233,7 +255,7 @@ def test_every_task_is_compared_and_its_models_are_loaded(kind: str, call: Call,
         assert run.decisions["reward_loss"].iloc[-1] < run.task.uninformed_loss + 0.5
     metrics = {name for name in table.columns if name.startswith("test_")} - {"test_loss"}
     assert metrics == {f"test_{name}" for name in found if name != "loss" and not name.endswith("ppl")}
-    means = pd.read_csv(tmp_path / "c" / "table.csv")
+    means = table_of(tmp_path / "c")
     assert all(means[name].tolist() == pytest.approx(table[name].tolist()) for name in metrics)
     shown = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
     assert f"in nats per {run.task.unit} on the test split" in shown
@@ -244,7 +266,7 @@ def test_every_task_is_compared_and_its_models_are_loaded(kind: str, call: Call,
 def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
     runs = pd.read_csv(comparison / "runs.csv").set_index(["variant", "seed"])["test_loss"]
     assert runs["independent", 4] == runs[FROZEN, 4] != runs["independent", 5] == runs[FROZEN, 5]
-    row = pd.read_csv(comparison / "table.csv").set_index("variant").loc[FROZEN]
+    row = table_of(comparison).loc[FROZEN]
     assert (row[["difference", "better_in", "changes"]] == 0).all()
     assert row["pairs"] == 2
 
@@ -262,7 +284,7 @@ def test_an_untied_model_with_fewer_layers_stands_beside_the_others(copied: Path
     assert (finished.status, finished.err) == (0, "")
     assert "add shallow" not in finished.out and "4 of 6 runs are finished already" in finished.out
     assert before.items() <= files(copied / "runs").items()
-    table = pd.read_csv(copied / "table.csv").set_index("variant")
+    table = table_of(copied)
     assert list(table.index) == ["independent", COARSE, "shallow:2 --env.decision-interval 3"]
     row = table.iloc[-1]
     assert (row["num_layers"], row["num_unique_layers"], row["decides"]) == (2, 2, False)
@@ -270,7 +292,7 @@ def test_an_untied_model_with_fewer_layers_stands_beside_the_others(copied: Path
     single = ["--agent", "independent", *SMALL, "--model.num-layers", "2", "--data.path", corpus, "--seed", "4"]
     assert call("train", *single, "--out", "single").status == 0
     assert weights(Path("single")) == weights(copied / "runs" / "shallow-2-env.decision-interval-3__s4")
-    axes = plots.pareto(pd.read_csv(copied / "table.csv"), "independent", {}).axes[0]
+    axes = plots.pareto(table_of(copied).reset_index(), "independent", {}).axes[0]
     assert [line.get_marker() for line in axes.lines if line.get_marker() in "os^"] == ["s", "s", "^"]
 
 
@@ -345,7 +367,7 @@ def test_shards_of_which_one_is_killed_make_the_table_of_one_call(
     assert "4 of 4 runs are finished already" in merged.out
     assert files(tmp_path / "c" / "runs") == after
     assert ((tmp_path / "c" / "runs.csv").read_bytes(), (tmp_path / "c" / "table.csv").read_bytes()) == shards
-    tables = [pd.read_csv(folder / "table.csv").set_index("variant") for folder in (tmp_path / "c", comparison)]
+    tables = [table_of(folder) for folder in (tmp_path / "c", comparison)]
     for name in ("seeds", "test_loss", "pairs", "difference", "better_in", "block_params_share"):
         assert tables[0][name].to_dict() == tables[1].loc[["independent", "dqn"], name].to_dict()
 
@@ -385,13 +407,13 @@ def test_a_failing_agent_is_told_and_the_others_are_reported(
     assert "Traceback (most recent call last)" in (tmp_path / log).read_text()
     assert "RuntimeError: out of <ideas>" in (tmp_path / log).read_text()
     assert "out of &lt;ideas&gt;" in (tmp_path / "c" / "report.html").read_text()
-    assert list(pd.read_csv(tmp_path / "c" / "table.csv")["variant"]) == ["independent"]
+    assert list(table_of(tmp_path / "c").index) == ["independent"]
 
     write_module("flaky", FLAKY.format(at_the_sixth="pass"))
     before = files(tmp_path / "c" / "runs" / "independent__s0")
     finished = call("compare", *ONE, *command)
     assert (finished.status, finished.err) == (0, "")
-    assert list(pd.read_csv(tmp_path / "c" / "table.csv")["variant"]) == ["flaky:Mine", "independent"]
+    assert list(table_of(tmp_path / "c").index) == ["flaky:Mine", "independent"]
     assert files(tmp_path / "c" / "runs" / "independent__s0") == before
     assert "FAILED" not in finished.out
     lines = (tmp_path / "c" / "runs" / "flaky-Mine__s0" / "decisions.jsonl").read_text().splitlines()
@@ -498,7 +520,7 @@ def test_bad_input_is_one_line_and_nothing_is_made(
 def test_the_baseline_can_be_chosen(copied: Path, corpus: Path, call: Call) -> None:
     arguments = ["--agents", "independent", COARSE, *SEEDS, *SMALL, "--data.path", corpus, "--out", "c"]
     assert call("compare", *ONE, *arguments, "--baseline", COARSE, "--clock", "cpu").status == 0
-    table = pd.read_csv(copied / "table.csv").set_index("variant")
+    table = table_of(copied)
     runs = pd.read_csv(copied / "runs.csv").pivot(index="seed", columns="variant", values="test_loss")
     assert table.loc[COARSE, "difference"] == 0
     assert table.loc["independent", "difference"] == pytest.approx(np.mean(runs["independent"] - runs[COARSE]))
@@ -520,7 +542,7 @@ def test_agents_may_be_joined_by_commas_and_seeds_be_named(
     for seed in (4, 5):
         run = f"independent__s{seed}"
         assert weights(tmp_path / "c" / "runs" / run) == weights(comparison / "runs" / run)
-    row = pd.read_csv(tmp_path / "c" / "table.csv").set_index("variant").loc["0 1 1"]
+    row = table_of(tmp_path / "c").loc["0 1 1"]
     assert row["low"] < row["difference"] < row["high"]  # three pairs have an interval
     shown = (tmp_path / "c" / "table.md").read_text()
     assert f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" in shown
