@@ -73,6 +73,11 @@ class ObservationView:
         """The tying in force."""
         return Pointers((self.layers("pointer") * max(1, self.num_layers - 1)).round().astype(int).tolist())
 
+    @property
+    def effective_blocks(self) -> float:
+        """Untied blocks that are worth as much as the tying in force, 1 to L; see `Pointers.effective_blocks`."""
+        return self.pointers.effective_blocks
+
     @functools.cached_property
     def cursor(self) -> int | None:
         """The layer whose turn it is; None where there is no cursor."""

@@ -25,6 +25,7 @@ def test_what_is_written_is_read() -> None:
         assert len(observation) == interface.size(5)
         view = ObservationView(observation)
         assert (view.pointers, view.cursor, view.frozen, view.num_layers) == (pointers, cursor, bool(number % 2), 5)
+        assert view.effective_blocks == pointers.effective_blocks
         assert view.scalar("param_share") == interface.SCALARS.index("param_share")
         place = interface.PER_LAYER.index("agreement")
         assert view.layers("agreement").tolist() == [10 * place + layer for layer in range(5)]
