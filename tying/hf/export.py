@@ -1,7 +1,8 @@
 """Our models as those of transformers, and back: the same weights under the names of the class of the same kind.
 
 gpt is GPT2LMHeadModel, llama is LlamaForCausalLM; bert is BertForMaskedLM or, with embeddings of another size,
-AlbertForMaskedLM with a group for every layer (with labels: ...ForSequenceClassification).
+AlbertForMaskedLM with a group for every layer (with labels: ...ForSequenceClassification); vit is
+ViTForImageClassification.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +20,11 @@ from tying.hf import saving
 from tying.hf.bind import tie
 from tying.hf.names import KINDS, Kind
 from tying.models.base import BlockModel
-from tying.models.config import BertConfig, BlocksConfig, GPTConfig, LlamaConfig
+from tying.models.config import BertConfig, BlocksConfig, GPTConfig, LlamaConfig, ViTConfig
+from tying.models.vit import ImageSize
 from tying.pointers import Pointers
+
+_ENDS = (".weight", ".bias", "")  # the last one of parameters that belong to no module of theirs
 
 
 @torch.no_grad()
@@ -30,7 +34,7 @@ def to_transformers(model: BlockModel) -> Any:
     Biases and token types that ours lacks are zeros there.
 
     Args:
-        model: A gpt, llama or bert, such as `load_run(...).model`.
+        model: A gpt, llama, bert or vit, such as `load_run(...).model`.
 
     Raises:
         InputError: If transformers has no class that computes the same.
@@ -40,10 +44,11 @@ def to_transformers(model: BlockModel) -> Any:
     made, kind = _CONVERTERS.get(type(model.config), _refuse)(model)
     ours = dict(model.named_parameters(remove_duplicate=False))
     for name, parts, transposed in _pairs(kind, len(model.h)):
-        for end in ("weight", "bias"):
-            value = ours.get(f"{name}.{end}")
+        for end in _ENDS:
+            value = ours.get(name + end)
             for part, own in _split(parts, made, end, value):
-                _parameter(made, f"{part}.{end}").copy_(own.T if transposed and own.dim() == 2 else own)
+                theirs = _parameter(made, part + end)
+                theirs.copy_((own.T if transposed and own.dim() == 2 else own).view_as(theirs))
     tying = tying_of(model)
     if tying is not None:
         tie(made, tying.pointers, stack=kind.stack, share=tying.share, norms=tying.norms)
@@ -55,7 +60,8 @@ def from_transformers(model: Any) -> BlockModel:
     """Return one of our models with the weights of a model of transformers, tied as it is: undoes `to_transformers`.
 
     Args:
-        model: GPT2LMHeadModel, LlamaForCausalLM, BertForMaskedLM, or AlbertForMaskedLM with a group for every layer.
+        model: GPT2LMHeadModel, LlamaForCausalLM, BertForMaskedLM, AlbertForMaskedLM with a group for every layer, or
+            ViTForImageClassification.
 
     Raises:
         InputError: If ours would compute something else.
@@ -65,11 +71,11 @@ def from_transformers(model: Any) -> BlockModel:
     made = models.model_class(config.name)(config, size, seed=0)
     ours = dict(made.named_parameters())
     for name, parts, transposed in _pairs(kind, config.num_layers):
-        for end in ("weight", "bias"):
-            if f"{name}.{end}" in ours:
-                values = [_parameter(model, f"{part}.{end}") for part in parts]
+        for end in _ENDS:
+            if name + end in ours:
+                values = [_parameter(model, part + end) for part in parts]
                 value = torch.cat([v.T if transposed and v.dim() == 2 else v for v in values])
-                ours[f"{name}.{end}"].copy_(value)
+                ours[name + end].copy_(value.view_as(ours[name + end]))
     entry = saving.records(model).get(kind.stack)
     if entry is not None:
         LayerBinding(made.h, share=entry["share"], norms=entry["norms"]).rebind(saving.read(entry))
@@ -104,7 +110,7 @@ def tying_of(model: BlockModel) -> Tying | None:
 
 
 def _pairs(kind: Kind, num_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """Yield our modules, theirs, and whether their matrices are transposed."""
+    """Yield our modules and lone parameters, theirs, and whether their matrices are transposed."""
     for ours, theirs in kind.outer.items():
         yield ours, (theirs,) if isinstance(theirs, str) else theirs, False
     for layer in range(num_layers):
@@ -123,8 +129,8 @@ def _split(parts: tuple[str, ...], model: nn.Module, end: str, value: Tensor | N
     known = dict(model.named_parameters(remove_duplicate=False))
     start = 0
     for part in parts:
-        theirs = known.get(f"{part}.{end}")
-        if theirs is None or (value is None and end == "weight" and "token_type" not in part):
+        theirs = known.get(part + end)
+        if theirs is None or (value is None and end == ".weight" and "token_type" not in part):
             continue
         rows = len(theirs)
         if value is None or len(parts) == 1:
@@ -136,13 +142,13 @@ def _split(parts: tuple[str, ...], model: nn.Module, end: str, value: Tensor | N
 
 def _refuse(model: BlockModel) -> Any:
     raise InputError(
-        f"{type(model).__name__}: only gpt, llama and bert have a class of transformers that computes the same"
+        f"{type(model).__name__}: only gpt, llama, bert and vit have a class of transformers that computes the same"
     )
 
 
 def _unknown(model: Any) -> Any:
     raise InputError(
-        f"{type(model).__name__}: only GPT-2, Llama, BERT and ALBERT have a model of ours that computes the same"
+        f"{type(model).__name__}: only GPT-2, Llama, BERT, ALBERT and ViT have a model of ours that computes the same"
     )
 
 
@@ -314,10 +320,67 @@ def _read_bert(model: Any) -> tuple[BlocksConfig, Any]:
     return config, (theirs.vocab_size, theirs.num_labels if classifies else 0)
 
 
-_CONVERTERS: dict[type, Callable[[Any], tuple[Any, Kind]]] = {GPTConfig: _gpt2, LlamaConfig: _llama, BertConfig: _bert}
+def _vit(model: Any) -> tuple[Any, Kind]:
+    from transformers import ViTConfig as Config
+    from transformers import ViTForImageClassification
+
+    own: ViTConfig = model.config
+    _require("ViTForImageClassification", {"model.pooling = 'mean'": own.pooling == "mean"})
+    labels: dict[str, Any] = {"num_labels": model.size.num_classes}
+    config = Config(
+        image_size=(model.size.height, model.size.width),
+        patch_size=own.patch,
+        num_channels=model.size.channels,
+        hidden_size=own.width,
+        intermediate_size=4 * own.width,
+        num_hidden_layers=own.num_layers,
+        num_attention_heads=own.num_heads,
+        hidden_act="gelu",
+        layer_norm_eps=model.ln_f.eps,
+        hidden_dropout_prob=own.dropout,
+        attention_probs_dropout_prob=own.dropout,
+        **labels,
+    )
+    return ViTForImageClassification(config), KINDS["vit"]
+
+
+def _read_vit(model: Any) -> tuple[BlocksConfig, Any]:
+    theirs = model.config
+    (height, width), patch = _pair(theirs.image_size), _pair(theirs.patch_size)
+    wrong = {
+        f"hidden_act = {theirs.hidden_act!r} (ours is 'gelu')": theirs.hidden_act != "gelu",
+        f"intermediate_size = {theirs.intermediate_size}": theirs.intermediate_size != 4 * theirs.hidden_size,
+        f"layer_norm_eps = {theirs.layer_norm_eps} (ours is 1e-05)": theirs.layer_norm_eps != 1e-5,
+        "qkv_bias = False": not theirs.qkv_bias,
+        f"patch_size = {theirs.patch_size}": len(set(patch)) > 1,
+        f"image_size = {theirs.image_size}, which patches do not fill": bool(height % patch[0] or width % patch[0]),
+        "a missing classifier": not isinstance(getattr(model, "classifier", None), nn.Linear),
+    }
+    _require("vit", wrong)
+    config = ViTConfig(
+        num_layers=theirs.num_hidden_layers,
+        num_heads=theirs.num_attention_heads,
+        width=theirs.hidden_size,
+        patch=patch[0],
+        dropout=theirs.hidden_dropout_prob,
+    )
+    return config, ImageSize(theirs.num_channels, height, width, theirs.num_labels)
+
+
+def _pair(side: Any) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
+
+
+_CONVERTERS: dict[type, Callable[[Any], tuple[Any, Kind]]] = {
+    GPTConfig: _gpt2,
+    LlamaConfig: _llama,
+    BertConfig: _bert,
+    ViTConfig: _vit,
+}
 _READERS: dict[str, Callable[[Any], tuple[BlocksConfig, Any]]] = {
     "gpt2": _read_gpt2,
     "llama": _read_llama,
     "bert": _read_bert,
     "albert": _read_bert,
+    "vit": _read_vit,
 }

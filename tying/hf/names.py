@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-Names = Mapping[str, str | tuple[str, ...]]  # our modules to theirs; several are one matrix of ours, one under the other
+Names = Mapping[
+    str, str | tuple[str, ...]
+]  # our modules and lone parameters to theirs; several are one matrix of ours, one under the other
 
 
 class Kind(NamedTuple):
@@ -91,6 +93,25 @@ KINDS = {
             "mlp.up": "ffn",
             "mlp.down": "ffn_output",
             "ln_2": "full_layer_layer_norm",
+        },
+    ),
+    "vit": Kind(
+        "vit.layers",
+        "",
+        {
+            "patches": "vit.embeddings.patch_embeddings.projection",
+            "class_token": "vit.embeddings.cls_token",
+            "positions": "vit.embeddings.position_embeddings",
+            "ln_f": "vit.layernorm",
+            "head": "classifier",
+        },
+        {
+            "ln_1": "layernorm_before",
+            "attn.qkv": tuple(f"attention.{part}_proj" for part in "qkv"),
+            "attn.proj": "attention.o_proj",
+            "ln_2": "layernorm_after",
+            "mlp.up": "mlp.fc1",
+            "mlp.down": "mlp.fc2",
         },
     ),
 }

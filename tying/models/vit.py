@@ -62,6 +62,7 @@ class ViT(BlockModel):
     def build(self, size: ImageSize) -> None:
         """See BlockModel.build."""
         config = self.config
+        self.size = size
         has_class_token = config.pooling == "class"
         self.patches = nn.Linear(size.channels * config.patch**2, config.width)
         self.class_token = nn.Parameter(torch.empty(1, 1, config.width)) if has_class_token else None

@@ -1,5 +1,6 @@
 """Our models and those of transformers: the same weights give the same logits, both ways, tied and untied."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ MODELS: dict[str, tuple[Any, Any, Any]] = {
     "BertForMaskedLM": (Bert, BertConfig(**SIZES, token_types=2), (VOCAB, 0)),
     "BertForSequenceClassification": (Bert, BertConfig(**SIZES, token_types=2), (VOCAB, 5)),
     "AlbertForMaskedLM": (Bert, BertConfig(**SIZES, token_types=2, embedding_size=6), (VOCAB, 0)),
+    "ViTForImageClassification": (ViT, ViTConfig(num_layers=3, num_heads=4, width=16, patch=2), ImageSize(3, 4, 6, 5)),
     "AlbertForSequenceClassification": (Bert, BertConfig(**SIZES, token_types=2, embedding_size=6), (VOCAB, 3)),
 }
 
@@ -46,6 +48,11 @@ def tokens() -> Tensor:
     return torch.randint(0, VOCAB, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
+def inputs(model: BlockModel) -> Tensor:
+    """Return what a model takes: pictures or tokens."""
+    return torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0)) if isinstance(model, ViT) else tokens()
+
+
 @pytest.mark.parametrize("pointers", [(0, 1, 2), (0, 1, 0)], ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_weights_give_the_same_logits_there_and_back(name: str, pointers: tuple[int, ...], tmp_path: Path) -> None:
@@ -54,14 +61,14 @@ def test_the_same_weights_give_the_same_logits_there_and_back(name: str, pointer
     theirs = tying.hf.to_transformers(model)
     assert type(theirs).__name__ == name.partition(",")[0]
     with torch.no_grad():
-        expected = model(tokens())
+        expected = model(inputs(model))
         assert float(expected.std()) > 0.1
-        torch.testing.assert_close(theirs(input_ids=tokens()).logits, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(theirs(inputs(model)).logits, expected, rtol=0, atol=1e-5)
         theirs.save_pretrained(tmp_path)
         loaded = tying.hf.from_pretrained(tmp_path, type(theirs)).eval()
-        torch.testing.assert_close(loaded(input_ids=tokens()).logits, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(loaded(inputs(model)).logits, expected, rtol=0, atol=1e-5)
         back = tying.hf.from_transformers(loaded)
-        assert torch.equal(back(tokens()), expected)
+        assert torch.equal(back(inputs(model)), expected)
     assert type(back) is type(model) and back.config == model.config.__class__(**_resolved(model.config))
     assert num_params(back) == num_params(model)
     unused = sum(p.numel() for n, p in theirs.named_parameters() if n.startswith(("bert.pooler", "albert.pooler")))
@@ -90,14 +97,17 @@ def test_padding_is_not_seen_on_either_side(name: str, mask_from: int) -> None:
 
 
 @pytest.mark.parametrize(("share", "norms"), [("attention", "shared"), ("feed_forward", "shared"), ("block", "private")])
-@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM", "BertForMaskedLM", "AlbertForMaskedLM"])
+@pytest.mark.parametrize(
+    "name",
+    ["GPT2LMHeadModel", "LlamaForCausalLM", "BertForMaskedLM", "AlbertForMaskedLM", "ViTForImageClassification"],
+)
 def test_a_part_that_is_shared_is_shared_there(name: str, share: str, norms: str) -> None:
     model = perturbed(*MODELS[name])
     binding = LayerBinding(model.h, share=share, norms=norms)
     binding.rebind((0, 0, 2))
     theirs = tying.hf.to_transformers(model)
     with torch.no_grad():
-        torch.testing.assert_close(theirs(input_ids=tokens()).logits, model(tokens()), rtol=0, atol=1e-5)
+        torch.testing.assert_close(theirs(inputs(model)).logits, model(inputs(model)), rtol=0, atol=1e-5)
     back = tying.hf.from_transformers(theirs)
     found = tying_of(back)
     assert found is not None and (str(found.pointers), found.norms) == ("0 0 2", norms)
@@ -112,6 +122,10 @@ def test_what_ours_lacks_is_zero_there() -> None:
         with torch.no_grad():
             logits = tying.hf.to_transformers(model)(input_ids=tokens()).logits
             torch.testing.assert_close(logits, model(tokens()), rtol=0, atol=1e-5)
+
+
+class StrangeConfig(ViTConfig):
+    """Of a model of another person."""
 
 
 def test_what_would_compute_something_else_is_refused() -> None:
@@ -136,8 +150,20 @@ def test_what_would_compute_something_else_is_refused() -> None:
         tying.hf.to_transformers(Bert(BertConfig(**SIZES, norm_place="pre"), (VOCAB, 0), 0))
     with pytest.raises(InputError, match=r"^BERT: would compute something else, because of model\.residual"):
         tying.hf.to_transformers(Bert(BertConfig(**SIZES, residual="b2t"), (VOCAB, 0), 0))
-    with pytest.raises(InputError, match="ViT: only gpt, llama and bert"):
-        tying.hf.to_transformers(ViT(ViTConfig(num_layers=2), ImageSize(1, 4, 4, 2), 0))
+    with pytest.raises(InputError, match=r"model\.pooling = 'mean'"):
+        tying.hf.to_transformers(ViT(ViTConfig(num_layers=2, pooling="mean"), ImageSize(1, 4, 4, 2), 0))
+    with pytest.raises(InputError, match="ViT: only gpt, llama, bert and vit"):
+        tying.hf.to_transformers(ViT(StrangeConfig(num_layers=2), ImageSize(1, 4, 4, 2), 0))
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    for options, word in [
+        ({}, "layer_norm_eps = 1e-12 (ours is 1e-05)"),
+        ({"patch_size": 15, "layer_norm_eps": 1e-5}, "image_size = 224, which patches do not fill"),
+    ]:
+        vit = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, **options))
+        with pytest.raises(InputError, match=re.escape(f"vit: would compute something else, because of {word}")):
+            tying.hf.from_transformers(vit)
+    with pytest.raises(InputError, match="because of a missing classifier"):
+        tying.hf.from_transformers(transformers.ViTModel(transformers.ViTConfig(**sizes, layer_norm_eps=1e-5)))
     gpt2 = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(n_embd=8, n_layer=2, n_head=2, vocab_size=9, bos_token_id=0, eos_token_id=0)
     )
