@@ -64,7 +64,8 @@ class GPTConfig(DecoderConfig):
         if share != "block":
             raise InputError(f"{where}: binding.share = {share!r} ties parts of layers, and whole ones are repeated")
         if pointers is None:
-            raise InputError(f"{where}: pointers must not move: --agent all_tied or cycle:M, or --env.freeze-after 0")
+            way = "--agent all_tied or cycle:M, or --env.freeze-after 0 --env.initial-pointers all_tied"
+            raise InputError(f"{where}: pointers must not move: {way}")
         size = pointers.num_unique
         repeated = len(pointers) % size == 0 and all(root == layer % size for layer, root in enumerate(pointers))
         if not repeated or 1 < size == len(pointers):

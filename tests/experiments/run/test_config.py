@@ -291,5 +291,8 @@ def test_options_of_a_model_that_exclude_others_are_refused_at_once(flags: str, 
 
 
 def test_tokens_halt_where_pointers_do_not_move() -> None:
-    for flags in ("--agent all_tied", "--agent cycle:3", "--agent ppo --env.freeze-after 0 --env.initial-pointers cycle:2"):
+    refusal = mistake("--preset", "mini", "--model.halting", "act", "--agent", "ppo")
+    named = refusal.rpartition(", or ")[2]
+    assert named.split()[::2] == ["--env.freeze-after", "--env.initial-pointers"]
+    for flags in ("--agent all_tied", "--agent cycle:3", f"--agent ppo {named}"):
         assert config_of("--preset", "mini", "--model.halting", "act", *flags.split()).model.halting == "act"
