@@ -35,6 +35,7 @@ KINDS = {
     "masked_lm": "--task masked_lm --task.whole-words --model.embedding-size 4 --model.num-layers 3 --model.context 16",
     "sequence_classification": "--task sequence_classification --model.num-layers 3 --model.context 16",
     "image_classification": "--task image_classification --model.num-layers 3 --model.patch 4",
+    "p_hop": "--task p_hop --task.hops 2 --task.eval-sequences 32 --model.num-layers 3 --model.context 16",
     "llama": "--model llama --model.num-layers 3 --model.context 16",
     "kv_sharing": "--model llama --model.num-layers 3 --model.context 16 --model.kv-sharing cla:2",
     "kv_tied": "--model llama --model.num-layers 3 --model.context 16 --model.kv-sharing tied --reward.cache-weight 0.3",
@@ -42,10 +43,10 @@ KINDS = {
 
 
 def data_of(kind: str, text: Path) -> list[str | Path]:
-    """Return the flags of the data that a kind of `KINDS` is trained on: a text, rows written beside it, or the digits."""
+    """Return the flags of the data that a kind of `KINDS` is trained on: a text, rows beside it, or the task's own."""
     if kind == "sequence_classification":
         return ["--data.path", write_labelled(text.with_name("rows.tsv")), "--data.tokenizer", "byte"]
-    return [] if kind == "image_classification" else ["--data.path", text]
+    return [] if kind in ("image_classification", "p_hop") else ["--data.path", text]
 
 
 def config_of(*words: str | Path) -> Config:

@@ -30,7 +30,18 @@ from experiments.study import plots
 from experiments.study.report import print_table, remarks
 from experiments.study.results import Run, references, run_table, variant_table
 from tests.conftest import PATIENCE_S, ROOT, Finished, words
-from tests.experiments.runs import KINDS, SMALL, call_in, change, contents, data_of, read, weights
+from tests.experiments.runs import (
+    KINDS,
+    SMALL,
+    assert_same,
+    call_in,
+    change,
+    contents,
+    data_of,
+    interrupted_after,
+    read,
+    weights,
+)
 from tying.training.trainer import Iteration, Trainer
 
 pytestmark = pytest.mark.e2e
@@ -261,6 +272,33 @@ def test_every_task_is_compared_and_its_models_are_loaded(kind: str, call: Call,
     assert f"in nats per {run.task.unit} on the test split" in shown
     assert ("<th>accuracy</th>" in shown) == ("accuracy" in found) != ("<th>perplexity</th>" in shown)
     assert table["trainable_params"].iloc[2] < table["trainable_params"].iloc[0]
+
+
+OPTIONS = {
+    "looped": "--model.residual looped --model.depth-embedding sinusoid --model.positions alibi",
+    "deepnet": "--model.norm-place post --model.residual deepnet --model.depth-embedding learned",
+    "llama": KINDS["llama"],
+    "p_hop": KINDS["p_hop"],
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_is_compared_and_resumed_bit_by_bit(option: str, corpus: Path, call: Call, tmp_path: Path) -> None:
+    """A learner, a search and a fixed strategy, each of whose runs is interrupted once."""
+    flags = [*SMALL, *OPTIONS[option].split(), *data_of(option, corpus), "--seeds", "1", *ONE]
+    command = ["compare", "--agents", "dqn", "local_search", "sequence:2", *flags, "--out"]
+    assert call(*command, "whole").status == 0
+    for done in (5, 3, 1):
+        with interrupted_after(done):
+            assert call(*command, "parts").status == 130
+    finished = call(*command, "parts")
+    assert (finished.status, finished.err) == (0, "")
+    for name in ("dqn__s0", "local_search__s0", "sequence-2__s0"):
+        parts, whole = (tmp_path / folder / "runs" / name for folder in ("parts", "whole"))
+        assert_same(parts, whole)
+        run = load_run(parts)
+        found = run.task.metrics(run.model, run.task.evaluation_batches("test", run.config.trainer.batch_size))
+        assert {f"test_{key}": value for key, value in found.items()}.items() <= run.summary.items()
 
 
 def test_an_agent_that_changes_nothing_is_independent(comparison: Path) -> None:
