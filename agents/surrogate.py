@@ -9,13 +9,12 @@ import json
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from agents.base import Transition
-from agents.search import STATE_FILE, SearchAgent, SearchConfig, exploring
-from tying.config import config, setting
+from agents.search import STATE_FILE, SearchAgent, exploring
 from tying.files import read_json
 from tying.pointers import Pointers
 
@@ -23,7 +22,7 @@ from tying.pointers import Pointers
 MAX_WINDOWS = 100
 MAX_CANDIDATES = 203
 _MAX_LAYERS = 6
-# To choose from by the evidence: weights of the rule, of tied pairs and of nearness; degrees of the polynomial in time;
+# To choose from by the evidence: weights of the shape, of tied pairs and of nearness; degrees of the polynomial in time;
 # variances of the noise. Variances are in units of the patterns' own.
 _WEIGHTS = ((1.0, 0.0, 0.0), (0.5, 0.4, 0.1), (0.2, 0.7, 0.1))
 _DEGREES = (0, 2)
@@ -33,37 +32,32 @@ _NEARNESS = 6.0  # how fast nearness falls with the distance of two patterns
 _TYPICAL_SCALE = 0.03  # standard deviation of levels between patterns, nats per token
 
 
-@config
-class SurrogateConfig(SearchConfig):
-    """Hyper-parameters of SurrogateAgent."""
-
-    features: Literal["pairs", "rule"] = setting(
-        "what makes patterns alike; rule: private layer 0 and number of unique layers; pairs: also which layers are tied",
-        default="pairs",
-    )
-
-
 def encode(patterns: Sequence[Pointers], times: Any) -> np.ndarray:
-    """Return a row per pattern: the time, the rule's two variables, and the ties of all P pairs of layers, (N, 3 + P).
+    """Return a row per pattern: the time, its shape in L + 1 columns, and the ties of all P pairs of layers.
 
-    The rules of two patterns have an inner product of -1 to 1, and so have their ties.
+    The shape is the number of unique layers, and for each of the L layers whether it shares with no other. The shapes of
+    two patterns have an inner product of -1 to 1, and so have their ties.
 
     Args:
         patterns: N patterns.
         times: Share of the run that is over, one for each pattern or one for all.
+
+    Returns:
+        (N, 2 + L + P).
     """
     pointers = np.array(patterns)
     num_layers = pointers.shape[1]
     first, second = np.triu_indices(num_layers, 1)
     ties = np.where(pointers[:, first] == pointers[:, second], 1, -1) / max(1, len(first)) ** 0.5
-    private = np.where((pointers[:, 1:] == 0).any(axis=1), -1, 1)
+    alone = np.where((pointers[:, :, None] == pointers[:, None]).sum(axis=2) == 1, 1, -1)
     num_unique = (pointers == np.arange(num_layers)).sum(axis=1)
     unique = 2 * (num_unique - 1) / max(1, num_layers - 1) - 1
-    return np.column_stack([np.broadcast_to(times, len(pointers)), private / 2**0.5, unique / 2**0.5, ties])
+    shape = np.column_stack([unique, alone / num_layers**0.5]) / 2**0.5
+    return np.column_stack([np.broadcast_to(times, len(pointers)), shape, ties])
 
 
-def processes(features: str) -> list[Any]:
-    """Return the Gaussian processes to choose from, not fitted yet; `features` as in SurrogateConfig."""
+def processes(num_layers: int) -> list[Any]:
+    """Return the Gaussian processes to choose from, not fitted yet, of rows that `encode` makes of L layers."""
     # Imported late: scikit-learn takes a second, which --help need not wait for.
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import Kernel
@@ -73,10 +67,10 @@ def processes(features: str) -> list[Any]:
             self.weights, self.degree = weights, degree
 
         def __call__(self, X: np.ndarray, Y: np.ndarray | None = None) -> np.ndarray:
-            columns = slice(0, 1), slice(1, 3), slice(3, None)
-            time, rule, ties = (X[:, part] @ (X if Y is None else Y)[:, part].T for part in columns)
+            columns = slice(0, 1), slice(1, num_layers + 2), slice(num_layers + 2, None)
+            time, shape, ties = (X[:, part] @ (X if Y is None else Y)[:, part].T for part in columns)
             near = np.exp(_NEARNESS * (ties - 1))
-            alike = np.tensordot(self.weights, [rule, ties, near], 1)
+            alike = np.tensordot(self.weights, [shape, ties, near], 1)
             return np.asarray(alike + _TREND_VARIANCE * (1 + time) ** self.degree)
 
         def diag(self, X: np.ndarray) -> np.ndarray:
@@ -85,8 +79,8 @@ def processes(features: str) -> list[Any]:
         def is_stationary(self) -> bool:
             return False
 
-    choices = itertools.product(_WEIGHTS[:1] if features == "rule" else _WEIGHTS, _DEGREES, _NOISES)
-    return [GaussianProcessRegressor(PatternKernel(*kernel), alpha=noise, optimizer=None) for *kernel, noise in choices]
+    choices = itertools.product(_WEIGHTS, _DEGREES, _NOISES)
+    return [GaussianProcessRegressor(PatternKernel(w, degree), alpha=a, optimizer=None) for w, degree, a in choices]
 
 
 def scale(process: Any) -> float:
@@ -106,7 +100,6 @@ class SurrogateAgent(SearchAgent):
     window, judged against a polynomial in time.
     """
 
-    Config = SurrogateConfig
     needs_telescoping = True
     resumable = True
 
@@ -147,13 +140,13 @@ class SurrogateAgent(SearchAgent):
         tried, times, levels = zip(*self._windows, strict=True)
         data = encode(tried, times), np.array(levels)
         if self._due == 0:
-            fitted = [process.fit(*data) for process in processes(self.config.features)]
+            fitted = [process.fit(*data) for process in processes(self.num_layers)]
             self._chosen = int(np.argmax([evidence(process) for process in fitted]))
             self._process = fitted[self._chosen]
             self._due = 1 + len(levels) // 5
         self._due -= 1
         if self._process is None:  # after loading
-            self._process = processes(self.config.features)[self._chosen]
+            self._process = processes(self.num_layers)[self._chosen]
         mean, covariance = self._process.fit(*data).predict(encode(candidates, times[-1]), return_cov=True)
         return mean, scale(self._process) * covariance
 

@@ -17,7 +17,7 @@ benchmark() {
     python -m experiments.tyingbench agents --queries 60 --out "$out/$name" "$@"
 }
 library=(dqn qrdqn recurrent_ppo)
-own=("random --env.action-mode joint" random surrogate "surrogate --agent.features rule" local_search
+own=("random --env.action-mode joint" random surrogate local_search
     "local_search --reward improvement" evolution thompson ucb double_dqn ppo maskable_ppo a2c paper cross_entropy)
 benchmark agents --trials 200 --agents "${own[@]}"
 benchmark agents_library --trials 50 --agents "${library[@]}"

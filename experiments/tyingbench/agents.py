@@ -44,7 +44,7 @@ class AgentsFlags(WorkerConfig):
     """Judge agents by the regret of the patterns that they find in a table."""
 
     agents: list[str] = setting(
-        "--agents A B ...; a variant's own flags in quotes: 'surrogate --agent.features rule'; none: all",
+        "--agents A B ...; a variant's own flags in quotes: 'surrogate --agent.explore 0.5'; none: all",
         default=[],
     )
     trials: int = setting("runs of each agent at each weight [>= 2]", default=200, ge=2)
@@ -120,8 +120,8 @@ def main(words: Sequence[str]) -> Any:
 
 
 def default_texts() -> list[str]:
-    """Return random search over whole patterns, the surrogate with the rule alone, and all that need no gradients."""
-    texts = ["random --env.action-mode joint", "surrogate --agent.features rule"]
+    """Return random search over whole patterns, and all agents that need no gradients."""
+    texts = ["random --env.action-mode joint"]
     for name in registry.AGENTS:
         cls, _ = registry.agent_class(name)
         texts += [name] if not cls.recommended(cls.Config()).get("env.gradient_statistics") else []

@@ -22,26 +22,30 @@ def instant(**options: Any) -> gymnasium.Env[Any, Any]:
     return gymnasium.make("tying/FormulaTying-v0", action_mode="joint", **options)
 
 
-def taught(patterns: list[Pointers], times: Any, levels: Any, features: str = "pairs") -> Any:
+def taught(patterns: list[Pointers], times: Any, levels: Any) -> Any:
     """Return an agent that has seen windows; its process was chosen with all of them."""
-    agent: Any = agents.make("surrogate", instant(num_layers=len(patterns[0])), features=features)
+    agent: Any = agents.make("surrogate", instant(num_layers=len(patterns[0])))
     agent.begin(patterns[0])
     agent._windows.extend(zip(patterns, times, levels, strict=True))
     return agent
 
 
 def likeness(one: Pointers, other: Pointers) -> list[float]:
-    """Return how alike two patterns are by the rule, by their ties and by nearness."""
+    """Return how alike two patterns are by their shapes, by their ties and by nearness."""
 
-    def rule(pattern: Pointers) -> tuple[float, float]:
-        return (1 if pattern.count(0) == 1 else -1), 2 * (len(set(pattern)) - 1) / (len(pattern) - 1) - 1
+    def unique(pattern: Pointers) -> float:
+        return 2 * (len(set(pattern)) - 1) / (len(pattern) - 1) - 1
 
-    share = distance(one, other)
-    return [float(np.dot(rule(one), rule(other))) / 2, 1 - 2 * share, float(np.exp(-2 * surrogate._NEARNESS * share))]
+    def alone(pattern: Pointers) -> list[bool]:
+        return [pattern.count(pattern[layer]) == 1 for layer in range(len(pattern))]
+
+    agreement = float(np.mean([1 if a == b else -1 for a, b in zip(alone(one), alone(other), strict=True)]))
+    shape, share = (unique(one) * unique(other) + agreement) / 2, distance(one, other)
+    return [shape, 1 - 2 * share, float(np.exp(-2 * surrogate._NEARNESS * share))]
 
 
 def dense(
-    features: str, candidates: list[Pointers], tried: list[Pointers], times: np.ndarray, levels: np.ndarray
+    candidates: list[Pointers], tried: list[Pointers], times: np.ndarray, levels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and covariance of the candidates' levels at the last time: condition their joint normal by inverses.
 
@@ -50,9 +54,8 @@ def dense(
     """
     everyone, moments = [*candidates, *tried], np.array([*[times[-1]] * len(candidates), *times])
     parts = np.array([[likeness(one, other) for other in everyone] for one in everyone])
-    weights = surrogate._WEIGHTS[:1] if features == "rule" else surrogate._WEIGHTS
     count, best = len(candidates), (-np.inf, np.empty(0), np.empty(0))
-    for weight, noise, degree in itertools.product(weights, surrogate._NOISES, surrogate._DEGREES):
+    for weight, noise, degree in itertools.product(surrogate._WEIGHTS, surrogate._NOISES, surrogate._DEGREES):
         prior = parts @ np.array(weight) + surrogate._TREND_VARIANCE * (1 + np.outer(moments, moments)) ** degree
         of_levels = prior[count:, count:] + noise * np.eye(len(tried))
         typical = surrogate._TYPICAL_SCALE**2
@@ -68,32 +71,35 @@ def dense(
 
 
 @pytest.mark.parametrize("slope", [0.0, 2.0])
-@pytest.mark.parametrize("features", ["rule", "pairs"])
-def test_the_posterior_is_that_of_the_plain_formula(features: str, slope: float) -> None:
+@pytest.mark.parametrize("weights", [surrogate._WEIGHTS, *((one,) for one in surrogate._WEIGHTS)], ids=str)
+def test_the_posterior_is_that_of_the_plain_formula(
+    weights: tuple[tuple[float, ...], ...], slope: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surrogate, "_WEIGHTS", weights)
     generator = np.random.default_rng(0)
     candidates = list(Pointers.all(4))
     tried = [candidates[index] for index in generator.integers(0, 15, 9)]
     times = np.linspace(0.1, 0.9, 9)
     levels = np.array([0.05 * pattern.num_unique for pattern in tried]) + slope * times + generator.normal(0, 0.02, 9)
-    found_mean, found_covariance = taught(tried, times, levels, features)._predict(candidates)
-    mean, covariance = dense(features, candidates, tried, times, levels)
+    found_mean, found_covariance = taught(tried, times, levels)._predict(candidates)
+    mean, covariance = dense(candidates, tried, times, levels)
     assert found_mean == pytest.approx(mean, rel=1e-5, abs=1e-6)
     assert found_covariance == pytest.approx(covariance, rel=1e-4, abs=1e-7)
 
 
-def test_the_rule_cannot_tell_apart_what_is_equal_in_its_two_variables() -> None:
-    candidates = list(Pointers.all(5))
-    generator = np.random.default_rng(0)
-    tried = [candidates[index] for index in generator.integers(0, 52, 20)]
-    levels = [distance(pattern, candidates[7]) for pattern in tried]
-    kinds = [(0 in pattern[1:], pattern.num_unique) for pattern in candidates]
-    for features in ("rule", "pairs"):
-        mean, _ = taught(tried, np.linspace(0, 1, 20), levels, features)._predict(candidates)
-        values: dict[tuple[bool, int], set[float]] = {}
-        for kind, value in zip(kinds, mean, strict=True):
-            values.setdefault(kind, set()).add(round(float(value), 7))
-        assert len(values) == 8
-        assert (max(map(len, values.values())) == 1) == (features == "rule")
+def test_shapes_are_told_apart_and_no_layer_is_special() -> None:
+    """Which layers share with no other, and how many sets there are; swapping two layers swaps their columns."""
+    patterns = list(Pointers.all(5))
+    shapes = {tuple(row) for row in surrogate.encode(patterns, 0.0)[:, 1:7].round(9).tolist()}
+    assert len(shapes) == len({(tuple(len(g) == 1 for g in map(set_of(p), range(5))), p.num_unique) for p in patterns})
+    swapped = [Pointers.from_labels([p[1], p[0], *p[2:]]) for p in patterns]
+    ours, theirs = (surrogate.encode(each, 0.0)[:, 1:7] for each in (patterns, swapped))
+    assert np.array_equal(ours[:, [0, 2, 1, 3, 4, 5]], theirs)
+
+
+def set_of(pattern: Pointers) -> Any:
+    """Return the function from a layer to the layers that use its weights."""
+    return lambda layer: [other for other in range(len(pattern)) if pattern[other] == pattern[layer]]
 
 
 def test_it_believes_what_it_sees_often() -> None:
@@ -132,10 +138,11 @@ def test_draws_scatter_as_the_posterior_says(monkeypatch: pytest.MonkeyPatch) ->
     assert np.mean(drawn) == pytest.approx(stats.norm.cdf(0.1 / (0.02 + 0.01 - 2 * 0.005) ** 0.5), abs=0.03)
 
 
-def test_patterns_that_no_feature_tells_apart_can_be_drawn_from() -> None:
-    """The covariance is singular then, but for rounding: the rule sees 8 kinds among 52 patterns."""
+def test_patterns_that_no_feature_tells_apart_can_be_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The covariance is singular then, but for rounding: the shape alone sees 33 kinds among 52 patterns."""
+    monkeypatch.setattr(surrogate, "_WEIGHTS", ((1.0, 0.0, 0.0),))
     env = instant(num_layers=5, num_decisions=30)
-    agent: Any = agents.make("surrogate", env, explore=1.0, features="rule").learn(env, 30)
+    agent: Any = agents.make("surrogate", env, explore=1.0).learn(env, 30)
     _, covariance = agent._predict(list(Pointers.all(5)))
     assert np.linalg.matrix_rank(covariance) < 52
 
@@ -143,13 +150,12 @@ def test_patterns_that_no_feature_tells_apart_can_be_drawn_from() -> None:
 # The agent.
 
 
-@pytest.mark.parametrize("features", ["rule", "pairs"])
 @pytest.mark.parametrize("num_layers", [1, 2, 5, 9])
-def test_it_proposes_and_recommends_patterns(num_layers: int, features: str) -> None:
+def test_it_proposes_and_recommends_patterns(num_layers: int) -> None:
     env = instant(num_layers=num_layers, best="all_tied", num_decisions=25, noise=0.01)
     actions: list[tuple[list[int], Pointers]] = []
     env.unwrapped.on_decision = lambda record, *_: actions.append((record.action, record.pointers))  # type: ignore[attr-defined]
-    agent = agents.make("surrogate", env, explore=1.0, features=features)
+    agent = agents.make("surrogate", env, explore=1.0)
     assert agent.recommend() is None
     recommended: list[Pointers | None] = []
     agent.learn(env, 25, callback=lambda agent: recommended.append(agent.recommend()))
@@ -245,7 +251,7 @@ def test_it_learns_nothing_once_it_has_explored() -> None:
 
 def test_what_is_saved_recommends_the_same(tmp_path: Path) -> None:
     env = instant(num_decisions=30, noise=0.05)
-    agent = agents.make("surrogate", env, seed=4, explore=1.0, features="rule").learn(env, 30)
+    agent = agents.make("surrogate", env, seed=4, explore=1.0).learn(env, 30)
     agent.save(tmp_path / "agent")
     loaded = agents.load(tmp_path / "agent", instant())
     assert loaded.recommend() == agent.recommend() != Pointers.independent(6)
