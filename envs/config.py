@@ -62,4 +62,4 @@ def with_keywords(base: TrainingConfig, keywords: Mapping[str, Any]) -> Training
         InputError: With one line for every wrong name or value.
     """
     changes = by_section(keywords)
-    return override(base, tasks.recommended(changes, base.task), changes)
+    return override(base, tasks.recommended(changes, base.task, base.model), changes)

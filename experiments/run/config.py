@@ -134,7 +134,7 @@ def resolve(*choices: Mapping[str, Any]) -> Config:
     sections = {name: getattr(base, name) for name in TrainingConfig.__pydantic_fields__}  # type: ignore[attr-defined]
     start = Config(**sections, agent=section(), preset=chosen.get("preset", DEFAULT_PRESET))
     try:
-        made = override(start, tasks.recommended(given, base.task), recommended, given)
+        made = override(start, tasks.recommended(given, base.task, base.model), recommended, given)
     except InputError as error:
         raise InputError([*lines, *error.lines]) from error
     lines += _conflicts(made)

@@ -6,8 +6,8 @@ Another person's task is named "package.module:Class"; the class derives from `t
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tying import registry
-from tying.config import nested
+from tying import models, registry
+from tying.config import fields_of, nested
 from tying.data.corpora import DataConfig
 from tying.errors import InputError
 from tying.models.config import BlocksConfig
@@ -61,21 +61,32 @@ def task_class(name: str) -> "type[Task]":
     return found
 
 
-def recommended(given: Mapping[str, Any], base: TaskConfig) -> Mapping[str, Any]:
+# What a model that comes with a task takes from the model of the preset.
+_SIZES = ("num_layers", "num_heads", "width", "context")
+
+
+def recommended(given: Mapping[str, Any], base: TaskConfig, model: BlocksConfig) -> Mapping[str, Any]:
     """Return the settings that come with a change of task, dotted names to values.
+
+    A model that comes with the task has the sizes of the model before, as far as both have them.
 
     Args:
         given: Settings by section or dotted name, which may name another task.
         base: The task that they would change.
+        model: The model before.
     """
     section = nested(given).get("task", {})
     name = section.get("name", base.name) if isinstance(section, Mapping) else base.name
     if name == base.name or not isinstance(name, str):
         return {}
     try:
-        return config_class(name).recommended
+        found = config_class(name).recommended
     except InputError:
         return {}  # reported where the name is checked
+    architecture = found.get("model.name", model.name)
+    own = fields_of(models.config_class(architecture)) if architecture in models.MODELS else {}
+    sizes = {f"model.{field}": getattr(model, field) for field in _SIZES if field in own and hasattr(model, field)}
+    return {**sizes, **found}
 
 
 def make(task: TaskConfig, model: BlocksConfig, data: DataConfig) -> "Task":

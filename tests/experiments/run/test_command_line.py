@@ -277,10 +277,15 @@ def test_a_task_comes_with_its_model_and_data_below_a_persons_own() -> None:
         ("sequence_classification", "bert", "python-functions"),
         ("image_classification", "vit", "digits"),
     ):
-        made = config_of("--preset", "tiny", "--task", task)
+        flags = ("--preset", "tiny", "--task", task)
+        made = config_of(*flags)
         assert (made.model.name, made.data.corpus, made.optim.learning_rate) == (model, corpus, 1e-3)
         assert made.chosen == {"preset": "tiny", "task.name": task}
-        assert config_of("--preset", "tiny", "--task", task, "--lr", "0.1").optim.learning_rate == 0.1
+        assert config_of(*flags, "--lr", "0.1").optim.learning_rate == 0.1
+        sizes = {"num_layers": 4, "num_heads": 2, "width": 32}  # of the preset, below a person's own
+        assert vars(made.model).items() >= sizes.items() and getattr(made.model, "context", 32) == 32
+        own = config_of(*flags, "--model", model, "--model.width", "8").model
+        assert vars(own).items() >= {**sizes, "width": 8}.items()
     assert config_of("--preset", "tiny").data.max_chars == 200_000
     assert config_of("--preset", "tiny", "--task", "image_classification").data.max_chars is None
 
