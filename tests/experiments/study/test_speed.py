@@ -11,7 +11,7 @@ import torch
 
 from experiments import bench
 from experiments.run import cli
-from experiments.study import savings, speed
+from experiments.study import gpu, savings, speed
 from experiments.study.figure import Figure, interleaved, ratios
 from tests.conftest import ROOT
 from tying.models.config import GPTConfig
@@ -79,9 +79,10 @@ def test_decisions_are_timed_after_many_of_one_run(monkeypatch: pytest.MonkeyPat
     assert few.reached and not many.reached
 
 
-def test_the_shipped_figures_are_of_the_sections_that_there_are() -> None:
-    shipped = json.loads((ROOT / "docs/data/bench-2-cores.json").read_text())["figures"]
-    titles = list(speed.sections(3, 2, 64))
+@pytest.mark.parametrize(("name", "module"), [("bench-2-cores", speed), ("bench-h100", gpu)])
+def test_the_shipped_figures_are_of_the_sections_that_there_are(name: str, module: types.ModuleType) -> None:
+    shipped = json.loads((ROOT / f"docs/data/{name}.json").read_text())["figures"]
+    titles = list(module.sections(3, 2, 64))
     assert list(dict.fromkeys(name.partition(":")[0] for name in shipped)) == titles
 
 
@@ -111,3 +112,10 @@ def test_bad_input_is_one_line(words: list[str], part: str, capsys: pytest.Captu
     assert cli.status(bench.main, words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and part in line
+
+
+def test_a_gpu_is_timed_on_random_tokens_of_the_whole_vocabulary() -> None:
+    task = gpu._task(GPTConfig(num_layers=2, width=16, context=12), 30)
+    tokens, targets = task.batch(0, 0, 4)
+    assert tokens.shape == targets.shape == (4, 12) and task.data.vocab_size == 30
+    assert set(task.data.splits["train"].tolist()) == set(range(30))
