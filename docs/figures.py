@@ -1,12 +1,15 @@
 """Draw the figures of the documentation: `python docs/figures.py [FOLDER]` (default: docs/img)."""
 
+import json
 import sys
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
+from tying.compression.sources import Sources
 from tying.pointers import Pointers
 
 _COLOURS = {"w0": "#3b6fb6", "w1": "#d1772a", "w2": "#4f9a4a", "w3": "#8d5bb0", "copy": "#e8b98a"}
@@ -116,11 +119,56 @@ def rebind() -> Figure:
     return figure
 
 
+# Kinds of patterns: what they do, colour, marker, and where they stand beside their number of sets.
+_KINDS = (
+    ("tie layers", "#3b6fb6", "o", -0.12),
+    ("remove layers", "#d1772a", "^", 0.12),
+    ("both", "#4f9a4a", "D", 0.0),
+)
+
+
+def _kind(sources):
+    """Return the number of a pattern's kind."""
+    removes, ties = None in sources, sources.num_sets < len(sources.kept)
+    return 2 if removes and ties else int(removes)
+
+
+def compressing() -> Figure:
+    """Draw the loss of MiniLM's copies after short healing, every pattern that was healed, and after long healing."""
+    figure = Figure(figsize=(12, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    short, long = figure.subplots(1, 2, sharey=True)
+    folder = Path(__file__).parent / "data" / "compressing"
+    for axes, names in ((short, ["short"]), (long, ["long", "long3", "long2"])):
+        losses = {}
+        for name in names:
+            for line in map(json.loads, (folder / f"{name}_healed.jsonl").read_text().splitlines()):
+                losses.setdefault(Sources.parse(line["sources"]), []).append(line["test_loss"])
+        for number, (words, colour, marker, offset) in enumerate(_KINDS):
+            points = [(s.num_sets + offset, fmean(values)) for s, values in losses.items() if _kind(s) == number]
+            axes.plot(*zip(*points, strict=True), marker, color=colour, alpha=0.75, label=words, markersize=7)
+        best = {}
+        for sources, values in losses.items():
+            best.setdefault(sources.num_sets, []).append((fmean(values), str(sources)))
+        for num_sets, found in best.items():
+            loss, text = min(found)
+            axes.annotate(
+                text, (num_sets, loss), (0, -16), textcoords="offset points", ha="center", family="monospace", fontsize=9
+            )
+        axes.grid(alpha=0.25)
+        axes.set(xlabel="sets of block weights, of 6", xticks=[5, 4, 3, 2], xlim=(5.5, 1.5), ylim=(0, 0.72))
+    short.set(ylabel="1 - cosine to the original's embeddings", title="20 iterations of healing, five seeds, all rules")
+    long.set(title="400 iterations, three seeds, the best of each kind")
+    short.legend(loc="upper left", frameon=False)
+    return figure
+
+
 def main() -> None:
     """Write every figure."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "img"
     folder.mkdir(parents=True, exist_ok=True)
-    rebind().savefig(folder / "rebind.png", dpi=110)
+    for draw in (rebind, compressing):
+        draw().savefig(folder / f"{draw.__name__}.png", dpi=110)
 
 
 if __name__ == "__main__":

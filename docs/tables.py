@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kendalltau
 
 from agents.registry import is_fixed
 from experiments.run.intervals import student_interval, with_interval, written
@@ -249,6 +250,34 @@ def healed(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def every(name: str) -> pd.DataFrame:
+    """Return what questions say of healing, of all tyings of a size: order, the pattern that they choose, and rules."""
+    lines = pd.read_csv(_DATA / "compressing" / f"{name}.csv")
+    each = lines.groupby("pattern", sort=False).agg(asked=("asked_loss", "first"), healed=("test_loss", "mean"))
+    each["sets"] = [Pointers.parse(text).num_unique for text in each.index]
+    rows = []
+    for size, found in each.groupby("sets", sort=False):
+        half = found.nsmallest(len(found) // 2, "healed")
+        chosen = found["asked"].idxmin()
+        named = {str(sources): rule for rule, sources in rules.tyings(6, size).items()}
+        rule = found.loc[list(named)]["healed"].idxmin()
+        rows.append(
+            {
+                "sets": size,
+                "patterns": len(found),
+                "Kendall's tau": f"{kendalltau(found['asked'], found['healed']).statistic:.2f}",
+                "of the better half": f"{kendalltau(half['asked'], half['healed']).statistic:.2f}",
+                "first by questions": f"`{chosen}`",
+                "its loss": f"{found['healed'][chosen]:.4f}",
+                "its place": f"{(found['healed'] < found['healed'][chosen]).sum() + 1}",
+                "second best": f"{found['healed'].nsmallest(2).iloc[1]:.4f}",
+                "best rule": f"{named[rule]} {found['healed'][rule]:.4f}",
+                "median": f"{found['healed'].median():.4f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def _trials() -> pd.DataFrame:
     """Return the benchmark; the library's agents take long to learn, and had fewer trials in a run of their own."""
     return pd.concat([pd.read_csv(path) for path in sorted((_DATA / "tyingbench").glob("agents*.csv"))])
@@ -265,6 +294,7 @@ _KINDS: dict[str, Callable[[str], pd.DataFrame]] = {
     "transfer": transfer,
     "compressing": compressing,
     "healed": healed,
+    "every": every,
 }
 
 

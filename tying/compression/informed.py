@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tying.compression.rules import once
 from tying.compression.sources import Sources
 from tying.compression.walk import BlockWalk
 
@@ -25,7 +24,7 @@ _Pair = tuple[_Group, _Group]
 
 
 def rules(ask: "Questions", num_sets: int, removing: bool = True) -> dict[str, Sources]:
-    """Return them by name, each pattern once.
+    """Return them by name; several may lead to one pattern.
 
     Args:
         ask: The questions; greedy rules ask, the others look at weights and activations.
@@ -41,7 +40,7 @@ def rules(ask: "Questions", num_sets: int, removing: bool = True) -> dict[str, S
         found["greedy_merging"] = greedy_merging(ask, num_sets)
     if removing:
         found |= {"least_change": least_change(walk, num_sets), "greedy_removal": greedy_removal(ask, num_sets)}
-    return once(found)
+    return found
 
 
 def similar_weights(walk: BlockWalk) -> np.ndarray:

@@ -15,7 +15,7 @@ def tyings(num_layers: int, num_sets: int) -> dict[str, Sources]:
     for name, first in _pairs(num_layers, num_layers - num_sets).items():
         last = first + 2 * (num_layers - num_sets)
         found[name] = Sources(i - (i - first) % 2 if first <= i < last else i for i in range(num_layers))
-    return once(found)
+    return _once(found)
 
 
 def removals(num_layers: int, num_sets: int) -> dict[str, Sources]:
@@ -27,7 +27,7 @@ def removals(num_layers: int, num_sets: int) -> dict[str, Sources]:
         found[name] = Sources(None if first <= i < first + count else i for i in range(num_layers))
     if 0 < count and 2 * count <= num_layers:
         found["drop_alternate"] = Sources(None if i % 2 and i < 2 * count else i for i in range(num_layers))
-    return once(found)
+    return _once(found)
 
 
 def _pairs(num_layers: int, count: int) -> dict[str, int]:
@@ -38,8 +38,7 @@ def _pairs(num_layers: int, count: int) -> dict[str, int]:
     return {"pairs_first": 0, "pairs_middle": spare // 2, "pairs_last": spare}
 
 
-def once(found: dict[str, Sources]) -> dict[str, Sources]:
-    """Return rules by name, each pattern under its first."""
+def _once(found: dict[str, Sources]) -> dict[str, Sources]:
     seen: dict[Sources, str] = {}
     for name, sources in found.items():
         seen.setdefault(sources, name)
