@@ -22,13 +22,15 @@ longer=("random $long" "dqn $long" "maskable_ppo $long" "qrdqn $long" "ppo $long
 # The baseline of trials, and the weight of parameters.
 rewards=("local_search --reward improvement" "local_search --reward.param-weight 0" "dqn --reward fork" "thompson --reward fork")
 
+# The preset as it was for these tables.
+mini=(--preset mini --model.positions learned --model.qk-norm false --model.residual plain --optim.learning-rate 4e-3 --optim.tied-rate 0.5)
 compare() { # name, then flags; without the untied models of as many layers, which these tables do not have
-    python -m experiments.compare --no-shallow --preset mini --seeds 5 --clock cpu --out "$out/$1" "${@:2}"
+    python -m experiments.compare --no-shallow "${mini[@]}" --seeds 5 --clock cpu --out "$out/$1" "${@:2}"
 }
 compare shakespeare_rich --agents "${fixed[@]}" "${deciding[@]}" "${rates[@]}" "${tied_rates[@]}" "${more[@]}" "${longer[@]}" \
     "${rewards[@]}" --data.path "$text"
 compare shakespeare_limited --agents "${fixed[@]}" "${deciding[@]}" "${rates[1]}" --data.path "$text" "${limited[@]}"
-python -m experiments.signal_study --preset mini --decisions 54 --seeds 2 --data.path "$text" --out "$out/signal"
+python -m experiments.signal_study "${mini[@]}" --decisions 54 --seeds 2 --data.path "$text" --out "$out/signal"
 # Two thirds of the length, and of the text.
 shorter=(--trainer.iterations 320 --data.max-chars 390000)
 compare stdlib_rich --agents "${fixed[@]}" "${deciding[@]}" "${shorter[@]}"
@@ -43,3 +45,19 @@ python -m experiments.compare --preset p-hop --trainer.batch-size 128 --trainer.
     --out "$out/p_hop_large" --agents independent shallow:3 sequence:3 local_search dqn
 python -m experiments.compare --preset small --model.num-layers 12 --trainer.batch-size 64 --trainer.iterations 1200 --trainer.device cuda \
     --env.decision-interval 40 --seeds 5 --jobs 5 --out "$out/small_deep" --agents independent shallow:3 sequence:3 local_search dqn
+
+# One rule for tied layers: rates that fall with the number of uses, or residuals that do, each at its best learning rate; no plateau.
+rotary=(--preset mini --model.positions rotary --model.qk-norm --model.residual plain --optim.learning-rate 4e-3 --optim.tied-rate 0)
+of_rates() { # a variant at three learning rates
+    for rate in "" " --optim.learning-rate 2e-3" " --optim.learning-rate 8e-3"; do echo "$1$rate"; done
+}
+mapfile -t variants < <(for tied in sequence:3 all_tied; do
+    for rule in "" " --optim.tied-rate 0.5" " --model.residual looped"; do of_rates "$tied$rule"; done
+done)
+looped=(--model.residual looped)
+python -m experiments.compare --no-shallow "${rotary[@]}" --seeds 5 --clock cpu --out "$out/tied_rates" --agents independent shallow:3 \
+    "${variants[@]}" "independent --optim.learning-rate 2e-3" "independent --optim.learning-rate 8e-3"
+python -m experiments.compare --no-shallow "${rotary[@]}" --seeds 5 --clock cpu --out "$out/looped" --agents independent \
+    "independent ${looped[*]}" "independent ${looped[*]} --optim.learning-rate 8e-3" "independent ${looped[*]} --optim.learning-rate 1.6e-2" \
+    "shallow:3 ${looped[*]}" "shallow:3 ${looped[*]} --optim.learning-rate 8e-3" "shallow:3 --optim.learning-rate 8e-3" \
+    "sequence:3 ${looped[*]} --optim.learning-rate 1.6e-2"

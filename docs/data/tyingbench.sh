@@ -43,10 +43,12 @@ python -m experiments.tyingbench agents --table stdlib-8 --sets 4 --queries 200 
 
 # A policy that learned on the table, in runs on another text and of another depth, beginning untied.
 [ -d "$out/policy" ] || python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out "$out/policy"
+# The preset `mini` as it was for these runs.
+mini=(--preset mini --model.positions learned --model.qk-norm false --model.residual plain --optim.learning-rate 4e-3 --optim.tied-rate 0.5)
 transfer() {
     name=$1
     shift
-    python -m experiments.compare --no-shallow --seeds 5 --preset mini --trainer.iterations 240 --env.decision-interval 3 \
+    python -m experiments.compare --no-shallow --seeds 5 "${mini[@]}" --trainer.iterations 240 --env.decision-interval 3 \
         --env.initial-pointers independent --out "$out/transfer_$name" --agents independent private_first random \
         "double_dqn --agent.network per_layer" "double_dqn --agent.network per_layer --agent.init-from $out/policy" "$@"
 }

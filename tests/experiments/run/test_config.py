@@ -258,11 +258,11 @@ def test_mistakes_of_the_file_and_of_the_flags_are_told_together(file: Write) ->
         ("--model.halting act --model.kv-sharing tied", "'act' and model.kv_sharing = 'tied' exclude each other"),
         (
             "--model.kv-sharing tied --binding.share feed_forward",
-            "model.kv_sharing = 'tied': binding.share = 'feed_forward' leaves attn.kv.weight with each layer, which make",
+            "model.kv_sharing = 'tied': binding.share = 'feed_forward' leaves attn.kv.weight, attn.k_norm.weight with each",
         ),
         (
             "--model.kv-sharing tied --model.bias --binding.share attn.kv.weight,mlp.*",
-            "binding.share = 'attn.kv.weight,mlp.*' leaves attn.kv.bias with each layer",
+            "binding.share = 'attn.kv.weight,mlp.*' leaves attn.kv.bias, attn.k_norm.weight with each layer",
         ),
         ("--model.kv-sharing tied --binding.share map", "model.kv_sharing = 'tied': binding.share = 'map' leaves "),
         ("--binding.share kv", "binding.share = 'kv': with model.kv_sharing = 'none' not every layer has matrices"),
