@@ -278,6 +278,27 @@ def every(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def searched(name: str) -> pd.DataFrame:
+    """Return the losses that agents and searches reach on a model without a table, by their number of questions."""
+    lines = pd.read_csv(_DATA / "compressing" / f"{name}.csv")
+    wide = lines.pivot_table(index="who", columns="queries", values="test_loss", aggfunc=list)
+    last = {who: np.mean(cells.dropna().iloc[-1]) for who, cells in wide.iterrows()}
+    rows = []
+    for who in sorted(last, key=last.__getitem__):
+        cells = wide.loc[who].dropna()
+        asked = {f"{number} questions": np.array(cells.get(number, [])) for number in _SETS_QUERIES}
+        alone = len(cells) == 1
+        rows.append(
+            {
+                "who": who if alone else f"`{who}`",
+                "trials": "" if alone else len(cells.iloc[-1]),
+                **{title: _mean(losses) if losses.size else "" for title, losses in asked.items()},
+                "others": f"{last[who]:.3f} after {cells.index[-1]}" if alone else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def _trials() -> pd.DataFrame:
     """Return the benchmark; the library's agents take long to learn, and had fewer trials in a run of their own."""
     return pd.concat([pd.read_csv(path) for path in sorted((_DATA / "tyingbench").glob("agents*.csv"))])
@@ -295,6 +316,7 @@ _KINDS: dict[str, Callable[[str], pd.DataFrame]] = {
     "compressing": compressing,
     "healed": healed,
     "every": every,
+    "searched": searched,
 }
 
 

@@ -18,3 +18,8 @@ python examples/retrieval.py "$model" "$out"/short/model* "$out"/long/model*
 python -m experiments.tyingbench questions "$model" --slices 5 --out "$out/minilm-6.csv"
 python -m experiments.tyingbench agents --table minilm-6 --queries 60 --trials 20 --param-weights 0.6 1.1 --out "$out/agents" \
     --agents "random --env.action-mode joint" surrogate additive local_search evolution thompson ucb double_dqn maskable_ppo
+
+# A decoder of twelve layers, trained on a GPU in two minutes, and agents on it without a table: ten minutes of one core.
+[ -d "$out/decoder-12" ] || python -m experiments.train --preset small --agent independent --model.num-layers 12 \
+    --trainer.batch-size 64 --trainer.iterations 1500 --out "$out/decoder-12"
+python docs/data/decoder_12.py "$out/decoder-12" "$out/decoder_12.csv"

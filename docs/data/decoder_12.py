@@ -6,7 +6,7 @@ All trials share the answers.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -68,21 +68,23 @@ def main(run: str, out: str, trials: int = 3) -> None:
         write_text(Path(out), pd.DataFrame(rows).to_csv(index=False))
         print(rows[-1], flush=True)
 
-    judge("original", 0, 0, [])
-    rows[-1] |= {"pattern": Sources.original(ask.walk.num_layers), "test_loss": test.walk.original}
+    original = {"pattern": Sources.original(ask.walk.num_layers), "test_loss": test.walk.original}
+    rows.append({"who": "original", "seed": 0, "queries": 0, **original})
     judge("every fixed rule", 0, len(fixed), list(fixed.values()))
     for name in NAMES:
         for seed in range(trials):
             found = asked_by(name, seed, ask, num_sets, worst)
             for number in QUERIES:
                 judge(name, seed, number, found[:number])
-    for name in ("greedy_merging", "greedy_removal"):
+    searches: dict[str, Callable[[Questions], Sources]] = {
+        "greedy merging": lambda counted: informed.greedy_merging(counted, num_sets),
+        "greedy removal": lambda counted: informed.greedy_removal(counted, num_sets),
+        "measured search": lambda counted: search(counted, num_sets).best[0],
+    }
+    for name, find in searches.items():
         counted = Questions(ask.walk, ask.asked)
-        judge(name, 0, 0, [informed.rules(counted, num_sets)[name]])
-        rows[-1]["queries"] = len(counted.asked)
-    counted = Questions(ask.walk, ask.asked)
-    best = search(counted, num_sets).best[0]
-    judge("measured search", 0, len(counted.asked), [best])
+        best = find(counted)
+        judge(name, 0, len(counted.asked), [best])
 
 
 if __name__ == "__main__":
