@@ -1,6 +1,7 @@
 """TyingBench: a small table against brute force, damaged files, and the shipped tables themselves."""
 
 import functools
+import gzip
 import math
 import os
 import random
@@ -505,7 +506,7 @@ def test_shipped_rows_are_of_one_run_each(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_facts_say_how_it_was_made(name: str) -> None:
-    facts, rows = shipped(name).facts, read_rows(FOLDER / f"{name}.csv")
+    facts, rows = shipped(name).facts, shipped(name).rows
     command = "questions" if name in ASKED else "build"
     assert facts["command"].startswith(f"python -m experiments.tyingbench {command} ")
     seconds = sum(row.seconds for row in rows if row.budget == 1)
@@ -516,23 +517,28 @@ def test_shipped_facts_say_how_it_was_made(name: str) -> None:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_shipped_questions_are_of_one_model(name: str) -> None:
-    """The untied model has the least damage, one without layers has no parameters, and each set counts the same."""
-    bench = shipped(name)
-    removing = bool(bench.facts["removing"])
-    layers, untied = bench.num_layers - removing, Pointers.independent(bench.num_layers)
-    assert bench.patterns == tuple(sorted(Pointers.all(layers + removing)))
+    """The untied model has the least damage, one without layers has no parameters, and sets of a kind count the same."""
+    bench, parts = shipped(name), shipped(name).parts
+    untied = Pointers.independent(bench.num_layers)
+    assert bench.patterns == tuple(sorted(parts.every()))
     assert bench.losses().mean(axis=1).argmin() == bench.index(untied)
     if bench.uninformed_loss == 1:  # the distance to the original
         assert bench.losses()[bench.index(untied)] == pytest.approx(np.zeros(len(bench.seeds)), abs=1e-5)
+    params = dict(zip(bench.patterns, bench.column("block_params")[:, 0].tolist(), strict=True))
+    kinds = set(parts.kinds) - {None}
+    # Of one set of every kind: by how much the model shrinks if its last layer of the kind joins the one before.
+    last = {kind: max(layer for layer, own in enumerate(parts.kinds) if own == kind) for kind in kinds}
+    size = {kind: params[untied] - params[untied.move(layer, layer - 1)] for kind, layer in last.items()}
+    assert params[untied] == parts.num_layers * sum(size.values())
     for pattern in bench.patterns:
-        sets, found = pattern.num_unique - removing, bench.query(pattern)
-        assert found["param_share"] == pytest.approx(sets / layers)
-        assert found["block_params"] == sets * bench.query(untied)["block_params"] // layers
+        assert params[pattern] == sum(size[kind] for kind in (parts.kinds[root] for root in pattern.roots) if kind in size)
+    assert bench.param_shares == pytest.approx(np.array([params[pattern] for pattern in bench.patterns]) / params[untied])
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_files_hold_figures_and_no_text(name: str) -> None:
-    _, *lines = (FOLDER / f"{name}.csv").read_text().splitlines()
+    (path,) = FOLDER.glob(f"{name}.csv*")
+    _, *lines = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode().splitlines()
     assert all(re.fullmatch(r"[0-9 ,.]+", line) for line in lines)
     assert (FOLDER / f"{name}.json").stat().st_size < 4_000
 
