@@ -56,7 +56,7 @@ def similar_outputs(walk: BlockWalk) -> np.ndarray:
 
 
 def least_change(walk: BlockWalk, num_sets: int) -> Sources:
-    """Remove the L - K layers whose output is nearest to their input by cosine (ShortGPT, Men et al. 2024, 2403.03853)."""
+    """Remove the L - K layers whose output is nearest to their input by cosine (Men et al. 2024, arXiv 2403.03853)."""
     cosines = [
         [float(torch.cosine_similarity(x, y, dim=-1).mean()) for x, y in itertools.pairwise(after)]
         for after in walk.activations()
