@@ -176,7 +176,8 @@ def sets(name: str) -> pd.DataFrame:
     """
     table, _, number = name.rpartition(".")
     bench, size = TyingBench.load(table), int(number)
-    trials = pd.concat([pd.read_csv(path) for path in sorted((_DATA / "tyingbench").glob(f"sets_{table}*.csv"))])
+    files = [path for path in sorted((_DATA / "tyingbench").glob("sets_*.csv")) if path.stem.split("_")[1] == table]
+    trials = pd.concat([pd.read_csv(path) for path in files])
     own = trials[trials["sets"] == size]
     last = own.groupby("agent")[f"after_{_SETS_QUERIES[-1]}"].mean()
     rows = []
@@ -184,11 +185,11 @@ def sets(name: str) -> pd.DataFrame:
         values = own[own["agent"] == agent]
         cells = {f"{n} queries": _mean(values[f"after_{n}"].to_numpy()) for n in _SETS_QUERIES}
         rows.append({"agent": f"`{agent}`", "trials": len(values), **cells})
-    removing = bool(bench.facts["removing"])
-    layers = bench.num_layers - removing
+    removing, layers, kinds = bench.parts.removing, bench.parts.num_layers, range(len(bench.parts.shares))
     named = {*rules.tyings(layers, size).values(), *(rules.removals(layers, size).values() if removing else ())}
+    labels = [[None if source is None else (kind, source) for kind in kinds for source in rule] for rule in named]
     for text, patterns in (
-        ("every rule", [Pointers.from_labels([*[None] * removing, *rule]) for rule in named]),
+        ("every rule", [Pointers.from_labels([*[None] * removing, *own]) for own in labels]),
         ("every pattern", list(bench.patterns)),
     ):
         cell = _mean(goals.after_asking(bench, size, patterns))

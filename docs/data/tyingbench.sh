@@ -41,6 +41,9 @@ python -m experiments.tyingbench questions "$out/decoder-8" --no-removing --slic
 python -m experiments.tyingbench agents --table stdlib-8 --sets 4 --queries 200 --trials 30 --out "$out/stdlib_8" \
     --agents random additive greedy evolution local_search thompson double_dqn cross_entropy
 
+python -m experiments.tyingbench agents --table minilm-6-halves --sets 4 3 --queries 200 --trials 12 --out "$out/minilm_6_halves" \
+    --agents "random --env.action-mode joint" random additive greedy cross_entropy local_search evolution thompson
+
 # A policy that learned on the table, in runs on another text and of another depth, beginning untied.
 [ -d "$out/policy" ] || python -m experiments.tyingbench pretrain "double_dqn --agent.network per_layer" --out "$out/policy"
 # The preset `mini` as it was for these runs.
