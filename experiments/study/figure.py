@@ -86,3 +86,9 @@ def flops(model: GPTConfig, vocab_size: int) -> int:
     per_token = model.num_layers * 12 * model.width**2 + model.width * vocab_size
     attention = model.num_layers * 2 * model.context * model.width
     return 6 * model.context * (per_token + attention)
+
+
+def repeat(call: Callable[[], object], count: int) -> None:
+    """Call something so many times, as a candidate of `interleaved` does."""
+    for _ in range(count):
+        call()

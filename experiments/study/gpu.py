@@ -18,7 +18,7 @@ from torch import nn
 
 from envs.presets import PRESETS
 from experiments.study import reference, speed
-from experiments.study.figure import Figure, flops, interleaved, ratios
+from experiments.study.figure import Figure, flops, interleaved, ratios, repeat
 from tying import Pointers, Trainer, strategies
 from tying.config import override
 from tying.data.corpora import SPLITS, DataConfig
@@ -138,8 +138,8 @@ def _falls_with_sets(model: GPTConfig, repeats: int) -> Iterator[Figure]:
         trainer.model.recompute = False  # type: ignore[assignment]
         runs: Mapping[str, Callable[[int], object]] = {
             "iteration": trainer.train,
-            "optimizer step": lambda count: _repeat(trainer.optimizer.step, count),
-            "clipping": lambda count: _repeat(lambda: nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0), count),
+            "optimizer step": lambda count: repeat(trainer.optimizer.step, count),
+            "clipping": lambda count: repeat(lambda: nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0), count),
         }
         seconds[name] = interleaved(runs, repeats, 2, synchronized)
     for what in ("iteration", "optimizer step", "clipping"):
@@ -164,8 +164,3 @@ def _peak_memory(trainer: Trainer) -> float:
 def _release() -> None:
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def _repeat(call: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        call()

@@ -23,7 +23,7 @@ from torch import nn
 import envs  # noqa: F401 (registers the environments)
 from envs.presets import PRESETS
 from experiments.study import reference
-from experiments.study.figure import Figure, flops, interleaved, ratios
+from experiments.study.figure import Figure, flops, interleaved, ratios, repeat
 from tying import Pointers, Trainer, strategies, tasks
 from tying.config import override
 from tying.models.base import Model
@@ -106,11 +106,11 @@ def falls_with_sets(repeats: int, model: GPTConfig = _WIDE) -> Iterator[Figure]:
     for trainer in trainers.values():
         trainer.train(1)
     clip: Mapping[str, Callable[[int], object]] = {
-        name: functools.partial(_repeat, functools.partial(nn.utils.clip_grad_norm_, list(made.model.parameters()), 1.0))
+        name: functools.partial(repeat, functools.partial(nn.utils.clip_grad_norm_, list(made.model.parameters()), 1.0))
         for name, made in trainers.items()
     }
     step: Mapping[str, Callable[[int], object]] = {
-        name: functools.partial(_repeat, made.optimizer.step) for name, made in trainers.items()
+        name: functools.partial(repeat, made.optimizer.step) for name, made in trainers.items()
     }
     for what, runs in {"time of an optimizer step": step, "time of clipping": clip}.items():
         seconds = interleaved(runs, repeats, 5)
@@ -120,11 +120,6 @@ def falls_with_sets(repeats: int, model: GPTConfig = _WIDE) -> Iterator[Figure]:
     for number, what in enumerate(("bytes of a checkpoint", "bytes of parameters, gradients, moments")):
         for name in list(trainers)[1:]:
             yield Figure(f"{what}, {name} / independent", sizes[name][number] / sizes["independent"][number], "{:.2f}")
-
-
-def _repeat(call: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        call()
 
 
 def _checkpoint_bytes(trainer: Trainer) -> int:
@@ -235,8 +230,8 @@ def decoding(repeats: int, model: GPTConfig = _SHAPES["6 x 128"]) -> Iterator[Fi
     """Fill the context after a prompt of one token, greedily, with the cache of keys and values and without."""
     made = GPT(model, _SMALL_VOCAB, seed=0).eval()
     runs: Mapping[str, Callable[[int], object]] = {
-        "cached": lambda count: _repeat(functools.partial(_generate, made), count),
-        "uncached": lambda count: _repeat(functools.partial(_generate_anew, made), count),
+        "cached": lambda count: repeat(functools.partial(_generate, made), count),
+        "uncached": lambda count: repeat(functools.partial(_generate_anew, made), count),
     }
     seconds = interleaved(runs, repeats, 1)
     for name in runs:
